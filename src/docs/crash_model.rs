@@ -1,0 +1,137 @@
+//! What is there after a process was killed, point by point, and who repairs it.
+//!
+//! A kill (SIGKILL, a crash, `exit`, the OOM killer) comes between two instructions. Others see what was stored before
+//! it and nothing after it. So the question at each point is: is what is there whole, and if not, who makes it whole?
+//!
+//! # A value
+//!
+//! | killed | what others see | who repairs |
+//! |---|---|---|
+//! | in `get` | nothing: a reader writes nothing | nobody |
+//! | before it has the lock | at most a mark "somebody may sleep" | the next unlock wakes for nothing, once |
+//! | asleep, waiting for the lock | nothing | the kernel takes it off the queue |
+//! | holding the guard | the old value, and a lock that names a dead owner | the next who wants the lock takes it over |
+//! | in the commit, before the one store | the old value; the spare buffer holds anything | as above; the next commit overwrites the spare buffer |
+//! | after that store, before the unlock | the new value | as above |
+//! | between unlock and wake | a free lock, somebody asleep | the sleeper: its sleep is bounded, it looks again |
+//! | woken, before it has the lock | as above | another sleeper, at its bound or at the next unlock |
+//! | in a takeover | a lock that names the dead owner, or the dead taker | the next who asks |
+//!
+//! There is no half update, so a value is never poisoned. A panic in the holder is treated like a kill: the guard drops
+//! without a commit.
+//!
+//! ```
+//! let value = allmend::SharedValue::new([0u64; 4])?;
+//! let handle = value.clone();
+//! let thread = std::thread::spawn(move || {
+//!     let mut guard = handle.get_lock().unwrap();
+//!     guard[0] = 1;
+//!     panic!("half done");
+//! });
+//! assert!(thread.join().is_err());
+//! assert_eq!(value.get(), [0; 4]); // nothing happened
+//! value.get_lock()?[0] = 2; //        and the lock is free
+//! # Ok::<(), allmend::Error>(())
+//! ```
+//!
+//! [`ValueGuard::inherited`](crate::ValueGuard::inherited) tells that the last holder died. The value is whole; this is
+//! for programs whose value describes something outside.
+//!
+//! # An atomic
+//!
+//! Each operation is one store, or one compare-exchange that succeeds. There is nothing between before and after.
+//!
+//! # Creating an object
+//!
+//! | killed | what is left | who repairs |
+//! |---|---|---|
+//! | before its claim | nothing | nobody |
+//! | extent claimed | an extent that names a dead owner | who clears the slot |
+//! | block claimed, record or body half written | a block that is PENDING for a dead owner | who clears the slot |
+//! | after LIVE, before anybody else has the handle | an object that only a dead process holds | who clears the slot |
+//!
+//! # Dropping the last handle
+//!
+//! | killed | what is left | who repairs |
+//! |---|---|---|
+//! | before its holder bit is cleared | an object held by a dead process | who clears the slot |
+//! | after it | an object that nobody holds | who clears the slot: it looks at every object |
+//! | while it looks whether anybody else holds it | a block that is DYING for a dead owner | who clears the slot looks again |
+//! | while several extents are given back | a block that is PENDING for a dead owner | who clears the slot: each step may be repeated |
+//!
+//! # A handle on its way
+//!
+//! | killed | what is left | who repairs |
+//! |---|---|---|
+//! | the worker, before it decoded the argument | nothing: the submitter keeps the objects | |
+//! | the worker, after it decoded | a holder bit of a dead process | who clears the slot |
+//! | the worker, while it makes a pin for a result | a pin row claimed by a dead owner | who clears the slot |
+//! | the worker, after the pin, before the result counts | a pin for its parent | the parent, when it settles the item |
+//! | the parent, with results undelivered | pins whose guardian is dead | who clears the slot |
+//!
+//! # Taking part in a segment
+//!
+//! | killed | what is left | who repairs |
+//! |---|---|---|
+//! | before its generation is written | a file lock, which the kernel drops | |
+//! | after it | a generation that was never used | nobody needs to |
+//! | later | marks of a dead process | who clears the slot |
+//!
+//! **Who clears the slot** of a dead process: the process that gets the slot next, who finds no room in the segment,
+//! [`verify`](crate::verify), and the supervisor of a pool right after it reaped a worker. The right to do so is the file
+//! lock on the slot's byte, so two repairs never meet, and a repair that dies is begun again.
+//!
+//! # A task
+//!
+//! | the worker is killed | what is left | who repairs: the supervisor |
+//! |---|---|---|
+//! | before the claim | nothing, or its name among the sleepers | clears the name, rings everybody |
+//! | after the claim, before the ring moved on | an entry whose slot is taken | the next look passes it |
+//! | while item `i` runs | RUNNING with its number, progress `i` | item `i` fails with [`Died`](crate::TaskError::Died), the items behind it are queued again |
+//! | after the result of item `i`, before its progress store | as above | as above: the item has no result. **What it did to shared values stays done** |
+//! | after the last progress store, before DONE | RUNNING, all items committed | DONE |
+//! | after DONE, before the wake | DONE, somebody asleep | wakes |
+//!
+//! A task runs at most once. An item that died is reported, never run again by itself: whether that is right, only its
+//! author knows.
+//!
+//! The parent's death ends the pool. Workers hear of it in three ways: a signal that the kernel sends, their parent's id,
+//! the end of their socket. Then nobody holds the segment, and the kernel frees its memory.
+//!
+//! # How we know who is dead
+//!
+//! The kernel says so. A process holds a write lock on one byte of the segment's file, and the byte's number is its owner
+//! id. Not a pid, which another process may have next; not a time stamp, which a stopped process misses; not a count,
+//! which nobody corrects. The lock is an *open-file-description* (OFD) lock. This is what experiments taught about it:
+//!
+//! 1. **A description of our own.** A description that came by inheritance or through a socket is shared with its sender,
+//!    and so is its lock. A killed worker would look alive as long as its parent lives. So each process opens the file
+//!    again, through `/proc/self/fd`.
+//! 2. **An observer.** Asked through the description that holds the lock, the kernel answers "free". So there is a second
+//!    description, which holds nothing and only asks.
+//! 3. **The lock is kept by a page, not by a descriptor.** The description is mapped (one page, no access), and its
+//!    descriptor is closed at once. So code that closes all descriptors, as daemons do, cannot make a living process
+//!    look dead.
+//! 4. **The page is not inherited** (`MADV_DONTFORK`). So a forked child, also one made by a bare `clone`, cannot make its
+//!    dead parent look alive.
+//! 5. **The owner id lies on a page that a fork wipes** (`MADV_WIPEONFORK`). A child finds 0 there, and takes a place of
+//!    its own before it does anything. A guard that it inherited does nothing.
+//! 6. **Before a death is believed**, the observer must still lead to the segment's file, and must see our own lock.
+//!    Otherwise nothing is taken from anybody, and the error is
+//!    [`DescriptorsLost`](crate::LockError::DescriptorsLost).
+//!
+//! A stopped process (SIGSTOP, a debugger) is alive: nothing is taken from it. Who waits for its lock waits until the
+//! time-out; readers go on.
+//!
+//! # Assumptions
+//!
+//! 1. The kernel drops the lock of a dead process only after its last thread has stopped writing.
+//! 2. What the dead process wrote is seen by whoever is told "not locked": the kernel's own locks order the two. In the
+//!    models this is a Release store by the dying thread and an Acquire load by the asker, and the model with a Relaxed
+//!    one fails.
+//! 3. That moment is late for a process with much *private* memory, which is torn down first: about 64 ms per GiB where we
+//!    measured. A core dump is written first, too. Late is safe: others wait longer, nothing is taken from the living.
+//! 4. Memory that the kernel gave to a file (`fallocate`) stays there. In a memory cgroup it may be charged later, and
+//!    then a full cgroup is an OOM kill, not an error: see [`limitations`](super::limitations).
+//! 5. An owner id is not met again. It comes back after 2^20 - 1 attaches to one slot, and slots are given out in turn.
+//! 6. A power failure or a kernel crash takes the memory with it. There is nothing to recover.

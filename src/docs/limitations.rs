@@ -1,0 +1,107 @@
+//! When not to use this, and what is not promised.
+//!
+//! # Use something else
+//!
+//! | you have | take |
+//! |---|---|
+//! | threads of one process, and no code that crashes | `std::sync`, rayon: no processes, no serialisation |
+//! | programs on several machines | a message queue, MPI, a database |
+//! | data that must survive a reboot | a database, a file |
+//! | another system than Linux | nothing of this crate compiles there yet |
+//! | values of many KiB under one lock | for now your own mapping: arrays are not here yet |
+//! | peers that you do not trust with the *meaning* of the data | a server process that checks every request |
+//!
+//! # Where it runs
+//!
+//! * **Linux only**, x86-64 and aarch64, kernel 5.10 or later. Elsewhere it does not compile, with a message.
+//!   Everything that knows the kernel is in `os/`.
+//! * **/proc must be mounted.** Without it the first object or pool is an error.
+//! * **musl and static programs** are not tested. The pool needs program headers, a build id or code to hash, and a loader
+//!   that runs `.init_array` with the process's arguments.
+//! * **A linker or a host that drops the constructor**, or a worker program of another build: an error after a handshake
+//!   of seconds, [`NotAWorkerImage`](crate::PoolError::NotAWorkerImage).
+//!
+//! # Numbers
+//!
+//! * **127 processes at a time in one segment**, the parent included. Each object has one bit per possible process; 127 of
+//!   them fit into two words. More places would make every object larger. The format itself ends at 1023.
+//! * **An unlocked value has at most 8 bytes**, because a larger one would be torn. This is checked when it is compiled.
+//! * **A segment is as large as the machine's memory**, at least 1 GiB and at most 64 GiB, less under `RLIMIT_AS` and
+//!   `RLIMIT_FSIZE`. That is address space; memory is taken by the MiB, as it is used.
+//! * **Memory that was used stays with the segment.** Freed blocks are used again, for objects of the same size class; pages
+//!   go back to the kernel when the last process has left.
+//! * An argument or a result of a task has at most 4 GiB. 2^16 handles can be in results on their way at a time.
+//!
+//! # Values
+//!
+//! * **A guard copies.** Up to 64 bytes the copy lies in the guard, above that on the heap, and it is copied back at the
+//!   commit. From some KiB on, that is what you pay for, not the lock. Split large data into several values, or keep it out
+//!   of the lock.
+//! * **The lock covers memory, nothing else.** A file that you write, a message that you send under the lock is not undone
+//!   when you die before the commit. [`inherited`](crate::ValueGuard::inherited) tells the next holder.
+//! * **No fairness, no priorities.** A running thread beats one that has to be woken.
+//! * **A stopped holder stops those who want the lock.** It is alive, and nothing is taken from the living. Use
+//!   [`get_lock_timeout`](crate::SharedValue::get_lock_timeout). Readers go on.
+//! * **Not recursive.** A second lock by the same thread is [`Deadlock`](crate::LockError::Deadlock), at once. Two values
+//!   locked in two orders by two processes do wait for each other: take them in one order, or with a time-out.
+//! * **Calls without a form with a time-out**: `set` and `update` (take the guard with a time-out), `Pool::submit` when the
+//!   queue is full, the iterator of `Pool::map`, and the drop of the last handle of a pool, which waits for its tasks.
+//! * **The commit is silent.** If somebody overwrote the lock's bytes while we held it, the next who locks is told, not we.
+//! * **A forked child's first step may fail**: it needs a place of its own. Then locking is an error; reading works as
+//!   long as its parent keeps the object, and panics if the parent has dropped it. A guard that was inherited by a fork can
+//!   be written to, and its drop does nothing: the write is lost.
+//!
+//! # Peers
+//!
+//! The words that hold the structure together (locks, tables, records, tasks) are checked each time: overwritten, they give
+//! an error, never undefined behaviour. What is *not* kept from a peer who takes part in the segment:
+//!
+//! * It can store any value in your values. Every pattern of bytes is a valid `T`, so you cannot be told.
+//! * It can take a lock by the rules and keep it as long as it lives, or overwrite one, which makes that lock unusable.
+//! * It can use up the memory, or free what you hold.
+//! * It can end a pool: tasks then fail, and nobody hangs. Code addresses in tasks carry a seal over a key outside of shared
+//!   memory; it catches accidents and stray writes. It is not cryptography.
+//!
+//! [`RawSync`](https://docs.rs/raw_sync) as a lock kind (feature `raw_sync`) is there to compare with, and for peers that
+//! you trust to live: who waits for a dead holder waits for ever, its time-outs may come early or late, and overwritten
+//! bytes of its lock are undefined behaviour. None of the promises holds for it.
+//!
+//! # Memory
+//!
+//! * A full machine or a full limit is [`CreateError::Full`](crate::CreateError::Full), because the kernel is asked for pages
+//!   before they are touched. **Not so in a memory cgroup**: there the pages are charged, and over the limit the kernel
+//!   kills a process of the group. The others survive it, as any kill.
+//! * A death is noticed late if the victim had much private memory: see [`crash_model`](super::crash_model).
+//!
+//! # Pool
+//!
+//! * **A task is a function item, a function pointer, or a closure that captures nothing.** What it needs goes into the
+//!   argument. (A closure that captures would be bytes that point into the submitter's memory.)
+//!
+//!   ```compile_fail
+//!   let factor = 3;
+//!   let pool = allmend::Pool::new(1).unwrap();
+//!   let future = pool.submit(move |n: i32| n * factor, 14); // captures: does not compile
+//!   ```
+//!
+//!   ```
+//!   # fn main() -> allmend::Result<()> {
+//!   let factor = 3;
+//!   let pool = allmend::Pool::new(1)?;
+//!   let future = pool.submit(|(n, factor): (i32, i32)| n * factor, (14, factor));
+//!   assert_eq!(future.result()?, 42);
+//!   # Ok(()) }
+//!   ```
+//! * **`main` does not run in a worker.** Statics that `main` sets, a logger that it installs, arguments that it parsed are
+//!   not there. Constructors run (C++ statics, crate `ctor`).
+//! * **A task runs at most once.** If its worker dies, you get an error, and decide.
+//! * **What a task did to shared values before it died stays done**, up to its last commit.
+//! * **With `panic = "abort"`** a panic ends the worker. It is reported as a death with its message, in the future it belongs
+//!   to, and another worker is started.
+//! * **Tasks that wait for one another** can meet in one batch of `map`, or wait for a worker that they keep busy. Use
+//!   `submit`, and no more of them than there are workers.
+//! * **A task that never ends** is not ended by a time-out: `result_timeout` gives up waiting, the task goes on. There is no
+//!   cancelling yet.
+//! * **After a fork** the pool belongs to the parent. In the child its futures say `Closed`.
+//! * **If the program's file is replaced while it runs**, new workers still run the old one: the kernel keeps it. A program
+//!   that was started by another name for `/proc/self/exe` (an interpreter, qemu) cannot start workers.

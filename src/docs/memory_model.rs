@@ -1,0 +1,127 @@
+//! Why reading bytes that another process is writing is defined here, and what a reader sees.
+//!
+//! # Bytes are touched through atomics only
+//!
+//! A plain read of a byte that somebody else writes at the same time is a data race, and a data race is undefined
+//! behaviour, whatever the hardware would do. `memcpy`, `ptr::read` and volatile accesses do not change that. A Relaxed
+//! atomic access does: it reads some value that was stored there.
+//!
+//! So every access to shared memory is an atomic access of a word (`atomic.rs`). A value of 100 bytes is read by 13
+//! loads of 8 bytes into private memory. That copy may mix old and new words, and is checked or dropped; it is never
+//! undefined. The same holds when the writer is hostile and stores what it likes when it likes.
+//!
+//! Three rules follow.
+//!
+//! 1. **No reference into shared bytes**, but to atomics. No `&T`, no `&[u8]`, no `&mut T`: the compiler may assume that
+//!    what is behind them does not change, or is ours alone, and neither is true. A guard's `&mut T` leads to a private
+//!    copy.
+//! 2. **The width is fixed per place.** Values, tables and records are 8-byte words; lock words and what can be slept on
+//!    are 4-byte words, in a part of the object of their own. Racing atomics of different widths over the same bytes are
+//!    not defined by the language. When memory is used again for another object, the claim of the block (a
+//!    compare-exchange that acquires what the freeing one released) lies between.
+//! 3. **Copy, then check, then use.** What is a length, an offset, a state or a code address is looked at in the private
+//!    copy, so it cannot change between the check and the use.
+//!
+//! # What `bytemuck::Pod` gives
+//!
+//! [`Pod`](bytemuck::Pod) says of a type: any bytes are a valid value, there is no padding, there are no pointers, it is
+//! `Copy`. So a copy that was read from shared memory may be looked at as a `T` whatever is in it, and a `T` may be stored
+//! byte by byte without reading uninitialised padding. That is all that is asked of a type.
+//!
+//! ```
+//! use bytemuck::{Pod, Zeroable};
+//!
+//! #[derive(Clone, Copy, Pod, Zeroable)]
+//! #[repr(C)]
+//! struct Point {
+//!     x: f64,
+//!     y: f64,
+//! }
+//! let point = allmend::SharedValue::new(Point { x: 0.0, y: 1.0 })?;
+//! point.update(|p| p.x += 2.0)?;
+//! assert_eq!(point.get().x, 2.0);
+//! # Ok::<(), allmend::Error>(())
+//! ```
+//!
+//! What is not plain bytes does not compile: a `String` is a pointer, and a pointer means nothing in another process.
+//!
+//! ```compile_fail,E0277
+//! let name = allmend::SharedValue::new(String::from("a pointer into private memory"));
+//! ```
+//!
+//! Nor does a guard go to another thread: which thread holds the lock is part of the record.
+//!
+//! ```compile_fail,E0277
+//! let value = allmend::SharedValue::new(0).unwrap();
+//! let guard = value.get_lock().unwrap();
+//! std::thread::scope(|s| {
+//!     s.spawn(move || drop(guard));
+//! });
+//! ```
+//!
+//! # Up to 8 bytes
+//!
+//! The value is one word. A reader loads it (Acquire), a writer stores it (Release). Nothing can be torn.
+//!
+//! # Above 8 bytes: two buffers and a version
+//!
+//! ```text
+//! | version | buffer 0 | buffer 1 |        the value is buffer version % 2, the other is spare
+//!
+//! writer, under the lock                  reader, without it
+//!   v := version           Relaxed          v := version       Acquire
+//!   fence                  Release          copy buffer v % 2  Relaxed
+//!   fill buffer (v+1) % 2  Relaxed          fence              Acquire
+//!   version := v + 1       Release          version still v?   Relaxed
+//! ```
+//!
+//! This is a sequence lock with two buffers. With one, a reader has to wait while a writer is in the middle, also for one
+//! that is stopped or dead. With two, the buffer that counts is not being written, and the reader waits for nobody.
+//!
+//! *The copy is whole.* The reader copies buffer `v % 2`. Its words were stored before the version `v` (Release), which
+//! the reader has loaded (Acquire): so it reads those words, or later ones. Later ones come from a writer of version
+//! `v + 2` or above, the next that fills the same buffer. Say the reader saw one of them. That store lies behind the
+//! writer's Release fence, and the load that saw it lies before the reader's Acquire fence: so everything before the
+//! writer's fence happens before everything behind the reader's. The store of version `v + 1` is before the writer's
+//! fence: its own, or another's that came with the lock. So the reader's last load gives `v + 1` or more, and the copy is
+//! dropped. In other words: if the version still is `v`, no word of a later version is in the copy.
+//!
+//! Both fences are needed, and so is the order of the version: without the one, the other, or with a Relaxed version, the
+//! model in `src/sync/tests` fails (`sync/mutation.rs` has their names).
+//!
+//! A reader that was overtaken 64 times in a row tries for the lock once a round. If the holder is stopped or dead, the
+//! version stands still, and the plain copy succeeds. (A program that overwrites our words on purpose can move the
+//! version for ever. The reader gives up after 2^20 rounds, and then returns a mixture: defined, and as good as anything
+//! else that such a program could have stored.)
+//!
+//! Sources: H.-J. Boehm, "Can seqlocks get along with programming language memory models?", MSPC 2012, for the fences,
+//! and for why the last load needs one before it; crossbeam's `AtomicCell`, whose sequence lock has the same two fences
+//! (and reads the data with volatile loads, which we avoid by reading words).
+//!
+//! # Two threads, two processes
+//!
+//! *Two threads* of one program are bound by Rust's rules. A handle is `Sync`, so threads may share it: the lock word
+//! tells processes apart, and a private record per object tells the threads of a process apart. A second lock by the
+//! same thread is an error, not a deadlock.
+//!
+//! ```
+//! let value = allmend::SharedValue::new(0)?;
+//! let guard = value.get_lock()?;
+//! assert!(matches!(value.clone().get_lock(), Err(allmend::LockError::Deadlock)));
+//! # drop(guard);
+//! # Ok::<(), allmend::Error>(())
+//! ```
+//!
+//! *Two processes* are not mentioned in the language's memory model. We take another process for another thread: it
+//! runs on the same caches, through another mapping of the same pages, and its atomic instructions are the same ones.
+//! This is what every program with shared memory assumes. Two things differ. The other process may hold other code; so
+//! nothing of what it wrote is trusted to have a meaning. And it may die; so nothing may depend on its going on.
+//!
+//! A process that stores with plain instructions is, from our side, one that stores some value at some time. Our side
+//! stays defined.
+//!
+//! # Threads and the same lock
+//!
+//! Everything that was done before an unlock, in any memory that both sides can see, happens before what is done after
+//! the next lock. After a takeover that holds for what the dead owner did, too: see the assumptions in
+//! [`crash_model`](super::crash_model).

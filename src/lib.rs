@@ -1,0 +1,110 @@
+//! State that several processes of one machine share, and that survives `kill -9` at any instruction.
+//!
+//! ```
+//! use allmend::{Pool, SharedValue};
+//!
+//! fn add((total, n): (SharedValue<i64>, u32)) -> allmend::Result<()> {
+//!     for _ in 0..n {
+//!         *total.get_lock()? += 1; // commits when the guard drops
+//!     }
+//!     Ok(())
+//! }
+//!
+//! fn main() -> allmend::Result<()> {
+//!     let total = SharedValue::new(0i64)?;
+//!     for done in Pool::new(2)?.map(add, vec![(total.clone(), 1_000); 100]) {
+//!         done??;
+//!     }
+//!     assert_eq!(total.get(), 100_000);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | | |
+//! |---|---|
+//! | [`SharedValue`] | a value behind a lock; reads never wait and are never torn |
+//! | [`SharedAtomic`] | a counter or flag without a lock |
+//! | [`Pool`] | worker processes that run functions; no hook in `main`, no macro |
+//! | [`verify`] | is every byte of the shared memory free, or in use exactly once |
+//!
+//! # The promise
+//!
+//! 1. A process killed at any instruction, holding any lock, in the middle of any operation, hangs nobody and loses no
+//!    committed update.
+//! 2. A reader never sees half of an update, and never waits for a writer that is dead or stopped.
+//! 3. Bytes that another process corrupted give an error: no undefined behaviour, no access out of bounds, no endless
+//!    loop. (Not so for the `raw_sync` lock kind, which trusts its peers.)
+//! 4. When the last process is gone, nothing is left behind.
+//! 5. No single sleep is unbounded: every wait looks again at who is alive, and every blocking call has a form with a
+//!    time-out.
+//!
+//! How it is kept, and what is not promised, is in [`docs`].
+
+mod atomic;
+mod error;
+mod os;
+mod segment;
+pub mod sync;
+
+#[cfg(not(loom))]
+pub mod docs;
+mod pool;
+#[cfg(not(loom))]
+mod shared_atomic;
+#[cfg(not(loom))]
+mod value;
+
+#[cfg(not(loom))]
+pub use self::{
+    pool::{FlattenErrors, Map, Plain, Pool, PoolBuilder, TaskFuture, Wire},
+    segment::Report,
+    shared_atomic::{Atomic, Bits, Number, SharedAtomic},
+    value::{SharedValue, ValueGuard},
+};
+pub use error::{
+    CreateError, Error, HandleError, LockError, OsError, PoolError, Result, TaskError, VerifyError,
+};
+
+/// Checks the process's own segment: is every byte free, or in use exactly once? Clears what dead processes left
+/// before it looks. Reads without locks; other processes may go on.
+///
+/// # Errors
+/// [`VerifyError::Damaged`] with the place where something is wrong.
+///
+/// ```
+/// let value = allmend::SharedValue::new(1u8)?;
+/// assert!(allmend::verify()?.objects >= 1);
+/// # Ok::<(), allmend::Error>(())
+/// ```
+#[cfg(not(loom))]
+pub fn verify() -> Result<Report, VerifyError> {
+    segment::Segment::default_segment()?.verify()
+}
+
+/// Kill points, for tests of builds with `cfg(allmend_crash)`.
+#[cfg(allmend_crash)]
+#[doc(hidden)]
+pub mod crash {
+    /// This process kills itself before its `n`-th shared write from now (1 is the next).
+    pub fn arm(n: u64) {
+        crate::atomic::arm(n, || crate::os::process::kill_self());
+    }
+    /// This process stops itself (SIGSTOP) before its `n`-th shared write from now, and goes on after SIGCONT.
+    pub fn stop(n: u64) {
+        crate::atomic::arm(n, crate::os::process::stop_self);
+    }
+    /// From now on this process does not keep the rule: for controls, which must fail.
+    pub fn break_rule(rule: Rule) {
+        crate::atomic::break_rule(rule);
+    }
+    pub use crate::atomic::Rule;
+    /// Shared writes since [`arm`].
+    pub fn steps() -> u64 {
+        crate::atomic::steps()
+    }
+}
+
+/// The examples of the README run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

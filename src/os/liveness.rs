@@ -1,0 +1,101 @@
+//! Who is alive, asked of the kernel: open-file-description (OFD) locks on single bytes of the segment's file.
+//!
+//! A process holds a write lock on bytes that stand for it; the kernel lets them go when the process is gone, however
+//! it went, and not before its last thread has stopped writing. A stopped process is alive. Bytes beyond the end of
+//! the file can be locked, so they cost no memory.
+//!
+//! Four rules, each learned from an experiment:
+//! 1. *Lock through a description of your own.* A description that came by inheritance or through a socket is shared
+//!    with its sender: locks on it would be one lock. [`reopen`] makes a new one.
+//! 2. *Never ask through the description that holds the lock*: it answers "free". The observer is another one.
+//! 3. *The lock must live exactly as long as the process.* So its description is kept by a page that is mapped but not
+//!    inherited ([`super::memory::Anchor`]), and its descriptor is closed at once. Code that closes all descriptors
+//!    cannot make us look dead, and a forked child (also by a raw `clone`) cannot make its dead parent look alive.
+//! 4. *Before anything is taken from a dead process*: the observer must still lead to the segment's file.
+
+use super::memory::{FileId, stat};
+use crate::error::OsError;
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+/// The descriptor through which we ask was closed or replaced under us: nothing can be said about anybody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct DescriptorsLost;
+
+/// A new description of the file behind `fd`, through /proc.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Result<OwnedFd, OsError> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    loop {
+        match rustix::fs::open(path.as_str(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => return Ok(fd),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(OsError::new("open(/proc/self/fd)", e.raw_os_error())),
+        }
+    }
+}
+
+fn byte_lock(kind: libc::c_int, byte: u64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte as libc::off_t,
+        l_len: 1,
+        l_pid: 0, // must be 0 for OFD locks
+    }
+}
+
+#[allow(unsafe_code, reason = "rustix has no OFD locks")]
+fn fcntl(fd: BorrowedFd<'_>, command: libc::c_int, lock: &mut libc::flock) -> Result<(), Errno> {
+    loop {
+        // SAFETY: `fd` is open, and `lock` is a valid `struct flock` that lives through the call.
+        let done = unsafe { libc::fcntl(fd.as_raw_fd(), command, std::ptr::from_mut(lock)) };
+        match (done, Errno::from_io_error(&std::io::Error::last_os_error())) {
+            (0, _) => return Ok(()),
+            (_, Some(Errno::INTR)) => {}
+            (_, errno) => return Err(errno.unwrap_or(Errno::IO)),
+        }
+    }
+}
+
+/// Takes the write lock on `byte` for the description behind `fd`; `false` if another has it.
+pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, byte: u64) -> Result<bool, OsError> {
+    match fcntl(fd, libc::F_OFD_SETLK, &mut byte_lock(libc::F_WRLCK, byte)) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+        Err(e) => Err(OsError::new("fcntl(F_OFD_SETLK)", e.raw_os_error())),
+    }
+}
+
+/// The second description of a segment, through which we ask. It holds no lock, so it may be inherited by a fork.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    fd: OwnedFd,
+    file: FileId,
+}
+
+impl Observer {
+    /// Opens one on the file behind `fd`.
+    pub(crate) fn open(fd: BorrowedFd<'_>) -> Result<Self, OsError> {
+        let fd = reopen(fd)?;
+        let (_, file) = stat(fd.as_fd())?;
+        Ok(Self { fd, file })
+    }
+
+    /// Does it still lead to the segment? Everything that goes through its descriptor asks this first.
+    pub(crate) fn checked(&self) -> Result<BorrowedFd<'_>, DescriptorsLost> {
+        match stat(self.fd.as_fd()) {
+            Ok((_, file)) if file == self.file => Ok(self.fd.as_fd()),
+            _ => Err(DescriptorsLost),
+        }
+    }
+
+    /// Does another description hold the lock on `byte`? Only `Ok(false)` speaks of a death.
+    pub(crate) fn is_locked(&self, byte: u64) -> Result<bool, DescriptorsLost> {
+        let mut lock = byte_lock(libc::F_WRLCK, byte);
+        fcntl(self.fd.as_fd(), libc::F_OFD_GETLK, &mut lock).map_err(|_| DescriptorsLost)?;
+        Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
+    }
+}

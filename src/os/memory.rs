@@ -1,0 +1,218 @@
+//! Shared memory: sealed memfds, mappings of them, and pages that are really there.
+//!
+//! A private segment is a memfd whose size is sealed, so that no peer can cut it off under a reader (SIGBUS). Its
+//! size is address space only; [`commit`] makes the kernel find the pages first, so that a full machine is an
+//! error here and never a signal at the first touch.
+#![allow(unsafe_code, reason = "mmap and what lies behind it")]
+
+use crate::{atomic::Private32, error::OsError};
+use rustix::{
+    fd::{AsFd, BorrowedFd, OwnedFd},
+    fs::{FallocateFlags, MemfdFlags, SealFlags},
+    io::Errno,
+    mm::{Advice, MapFlags, ProtFlags},
+    process::Resource,
+};
+use std::{ffi::c_void, ptr::NonNull};
+
+/// The largest step of [`commit`]: a signal that comes during a longer one makes the kernel start again.
+const COMMIT_STEP: u64 = 1 << 20;
+
+/// Which file a descriptor leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+fn os(call: &'static str) -> impl Fn(Errno) -> OsError {
+    move |errno| OsError::new(call, errno.raw_os_error())
+}
+
+/// A memfd of `bytes` (no memory yet) whose size nobody can change.
+pub(crate) fn create_sealed(bytes: u64) -> Result<OwnedFd, OsError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match rustix::fs::memfd_create(c"allmend", flags | MemfdFlags::NOEXEC_SEAL) {
+        // Kernels before 6.3 do not know the flag.
+        Err(Errno::INVAL) => rustix::fs::memfd_create(c"allmend", flags),
+        other => other,
+    }
+    .map_err(os("memfd_create"))?;
+    rustix::fs::ftruncate(&fd, bytes).map_err(os("ftruncate"))?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+        .map_err(os("fcntl(F_ADD_SEALS)"))?;
+    Ok(fd)
+}
+
+/// Is its size sealed?
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK | SealFlags::GROW))
+}
+
+/// Its size in bytes, and which file it is.
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> Result<(u64, FileId), OsError> {
+    let stat = rustix::fs::fstat(fd).map_err(os("fstat"))?;
+    Ok((stat.st_size as u64, FileId { device: stat.st_dev, inode: stat.st_ino }))
+}
+
+/// Makes sure that `[offset, offset + bytes)` has memory. May be repeated, and by anybody.
+///
+/// `ENOSPC` and `ENOMEM` say that there is none.
+pub(crate) fn commit(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<(), OsError> {
+    let (mut at, end) = (offset, offset + bytes);
+    while at < end {
+        let step = COMMIT_STEP.min(end - at);
+        match rustix::fs::fallocate(fd, FallocateFlags::empty(), at, step) {
+            Ok(()) => at += step,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(os("fallocate")(e)),
+        }
+    }
+    Ok(())
+}
+
+/// The most that a file of ours may measure: beyond the limit the kernel sends SIGXFSZ.
+pub(crate) fn file_size_limit() -> u64 {
+    rustix::process::getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX)
+}
+
+/// The machine's memory in bytes.
+pub(crate) fn physical_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram as u64 * u64::from(info.mem_unit)
+}
+
+/// 128 random bits.
+pub(crate) fn random_id() -> Result<u128, OsError> {
+    let mut bytes = [0u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(os("getrandom")(e)),
+        }
+    }
+    Ok(u128::from_ne_bytes(bytes))
+}
+
+/// A shared mapping, unmapped on drop.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread; what lies in it is reached through atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// The first `bytes` of the file, to read and write.
+    pub(crate) fn new(fd: BorrowedFd<'_>, bytes: usize) -> Result<Self, OsError> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                fd,
+                0,
+            )
+        }
+        .map_err(os("mmap"))?;
+        let base = NonNull::new(base.cast()).ok_or(OsError::new("mmap", Errno::INVAL.raw_os_error()))?;
+        Ok(Self { base, bytes })
+    }
+
+    /// Where it begins; page-aligned.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// How long it is.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and whoever borrowed from it has gone, by the borrow checker.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// A page of this process that reads as zero in a forked child, however it was forked.
+#[derive(Debug)]
+pub(crate) struct ForkAware(&'static Private32);
+
+impl ForkAware {
+    /// One word, 0. The page stays for the life of the process.
+    pub(crate) fn new() -> Result<Self, OsError> {
+        let page = rustix::param::page_size();
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                page,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }
+        .map_err(os("mmap"))?;
+        // SAFETY: the page is ours and empty; the advice takes effect at a fork only.
+        unsafe { rustix::mm::madvise(base, page, Advice::LinuxWipeOnFork) }.map_err(os("madvise"))?;
+        // SAFETY: the page is never unmapped, aligned, zeroed, and reached through this atomic alone.
+        Ok(Self(unsafe { &*base.cast::<Private32>() }))
+    }
+
+    /// The word.
+    pub(crate) fn word(&self) -> &'static Private32 {
+        self.0
+    }
+}
+
+/// A page of a file, mapped without access and not inherited by a fork: it keeps the open file description, and the
+/// locks on it, as long as this process (not a child of it) keeps its address space.
+#[derive(Debug)]
+pub(crate) struct Anchor {
+    base: NonNull<c_void>,
+    bytes: usize,
+}
+
+// SAFETY: an address range without access, unmapped once.
+unsafe impl Send for Anchor {}
+
+impl Anchor {
+    /// Anchors the description behind `fd`; the descriptor itself may be closed then.
+    pub(crate) fn new(fd: impl AsFd) -> Result<Self, OsError> {
+        let bytes = rustix::param::page_size();
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe {
+            rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::empty(), MapFlags::SHARED, fd, 0)
+        }
+        .map_err(os("mmap"))?;
+        let anchor = Self {
+            base: NonNull::new(base).ok_or(OsError::new("mmap", Errno::INVAL.raw_os_error()))?,
+            bytes,
+        };
+        // SAFETY: the page is ours; the advice takes effect at a fork only.
+        unsafe { rustix::mm::madvise(base, bytes, Advice::LinuxDontFork) }.map_err(os("madvise"))?;
+        Ok(anchor)
+    }
+
+    /// In a forked child: the page was not inherited, and its address may be somebody else's by now.
+    pub(crate) fn not_inherited(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        // SAFETY: the page is ours, nobody can have a reference into it, and a forked child never drops it.
+        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.bytes) };
+    }
+}

@@ -1,0 +1,556 @@
+//! The parent's side of the slots: who submitted what, and where the results go.
+//!
+//! One private lock ([`Desk`]) stands before everything that the parent writes into the ring: filling and queueing
+//! slots, taking results out of DONE slots, and acting for dead workers. Threads that wait for a result do so without
+//! it, on the slot's own word.
+//!
+//! A [`Job`] is the private record of one batch. It keeps what the argument needs (handles, buffer) until the batch is
+//! over, and then its results. Results are moved out of the slot by whoever comes first: the thread that waits for
+//! them; a submitter that finds no free slot (so a program may keep any number of unread futures); the supervisor, for
+//! futures that nobody waits for. So slots are bounded, and futures are not.
+//!
+//! Lock order: desk, then a job's parts, then the segment's own lock. Objects are dropped outside of the desk's lock
+//! where that is easy; it does no harm inside, as the segment never calls back.
+//!
+//! *In a forked child* the pool belongs to the parent: every entry looks first whether this process is the one that
+//! made it ([`Parent::is_ours`]), before any private lock, which a thread that does not exist here may hold.
+
+use super::{
+    slot::{Ring, Shape, Waited},
+    trampoline::Code,
+    wire::{self, BUFFERS, CLOSED_AT, Field, INLINE_AREA, MAGIC, MAGIC_AT, NOWHERE, Tag, Task, pin_tag},
+    worker::codec,
+};
+use crate::{
+    atomic::{Acquire, Private32, Private64, Relaxed, Release, SeqCst, fence},
+    error::{PoolError, TaskError},
+    os::process::Bell,
+    segment::{
+        Kind, Object, Segment, Stamp, handle,
+        owner::Owner,
+        words::{load_bytes, store_bytes},
+    },
+};
+use serde::de::DeserializeOwned;
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Each sleep ends after this, to look again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A submitter without a free slot looks again after this: slots may also come free by futures that are read.
+const ROOM_AGAIN: Duration = Duration::from_millis(20);
+
+/// Names batches. One row for all pools of the process: pins are told apart by guardian and serial, and pools that live
+/// at the same time have the same guardian. Relaxed: unique is enough.
+static SERIAL: Private64 = Private64::new(1);
+
+/// The record of one batch.
+#[derive(Debug)]
+pub(crate) struct Job {
+    slot: usize,
+    lap: u32,
+    serial: u64,
+    count: u32,
+    /// 1 when `outcome` is final. Release after it was written; Acquire before it is read without the desk.
+    resolved: Private32,
+    outcome: Mutex<Outcome>,
+    /// Who unpins what was never decoded; `None` if the job never reached a slot.
+    segment: Option<Arc<Segment>>,
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
+    /// What the argument needs, until the batch is over.
+    kept: Vec<Arc<Object>>,
+    /// Items that died, and all others once the batch is over.
+    items: Vec<Item>,
+    bytes: Vec<u8>,
+    time: Duration,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+enum Item {
+    #[default]
+    Missing,
+    /// A value in `bytes`; `true`: handles in it are pinned for us.
+    Value(Range<usize>, bool),
+    Failed(TaskError),
+    Taken,
+}
+
+impl Job {
+    /// One that failed before it reached a slot.
+    pub(crate) fn failed(e: TaskError) -> Arc<Self> {
+        Arc::new(Self {
+            slot: 0,
+            lap: 0,
+            serial: 0,
+            count: 1,
+            resolved: Private32::new(1),
+            outcome: Mutex::new(Outcome { items: vec![Item::Failed(e)], ..Outcome::default() }),
+            segment: None,
+        })
+    }
+
+    pub(crate) fn is_resolved(&self) -> bool {
+        self.resolved.load(Acquire) == 1
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// How long it ran in the worker that finished it.
+    pub(crate) fn time(&self) -> Duration {
+        self.outcome().time
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The result of one item of a resolved job; `Taken` the second time.
+    pub(crate) fn take<R: DeserializeOwned>(&self, item: u32) -> Result<R, TaskError> {
+        debug_assert!(self.is_resolved());
+        let mut outcome = self.outcome();
+        let Outcome { items, bytes, .. } = &mut *outcome;
+        match items.get_mut(item as usize).map(|item| std::mem::replace(item, Item::Taken)) {
+            Some(Item::Value(range, pinned)) => {
+                // Decoded under the lock of this one job: nobody else waits for it.
+                let (decoded, failure) = handle::decode(|| wire::decode(&bytes[range]));
+                if pinned {
+                    self.unpin(item); // decoded handles hold their objects by themselves now
+                }
+                decoded.map_err(|e| codec(e, failure))
+            }
+            Some(Item::Failed(e)) => Err(e),
+            Some(Item::Taken) | None => Err(TaskError::Taken),
+            Some(Item::Missing) => Err(lost_result()),
+        }
+    }
+
+    fn unpin(&self, item: u32) {
+        if let Some(segment) = &self.segment {
+            let wanted = pin_tag(self.serial, item);
+            // An error means that this is a forked child, whose pins these are not.
+            let _ = segment.unpin(|_, tag| tag == wanted);
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let items = std::mem::take(&mut self.outcome().items);
+        for (item, state) in items.iter().enumerate() {
+            if matches!(state, Item::Value(_, true)) {
+                self.unpin(item as u32);
+            }
+        }
+    }
+}
+
+fn lost_result() -> TaskError {
+    TaskError::Codec("the result was overwritten in shared memory, or there was no room for it".into())
+}
+
+/// What is behind the desk's lock.
+#[derive(Debug)]
+struct Desk {
+    free: Vec<usize>,
+    laps: Vec<u32>,
+    jobs: Vec<Option<Arc<Job>>>,
+    /// Why nothing is taken any more.
+    end: Option<TaskError>,
+}
+
+/// The process that made the pool.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    segment: Arc<Segment>,
+    object: Arc<Object>,
+    shape: Shape,
+    me: Owner,
+    key: u64,
+    spins: u32,
+    /// How often to spin before a sleep, at this time. A hint.
+    spins_now: Private32,
+    desk: Mutex<Desk>,
+    /// Futures that were dropped before they were ready: their slots wait for the supervisor.
+    detached: Private32,
+    /// Wakes the supervisor.
+    pub(crate) bell: Bell,
+    /// Process ids of the workers, by index.
+    pub(crate) pids: Mutex<Vec<Option<u32>>>,
+}
+
+impl Parent {
+    pub(crate) fn new(slots: usize, workers: usize, spins: u32, key: u64) -> Result<Self, PoolError> {
+        let shape = Shape { slots, workers, payload: wire::PAYLOAD };
+        if !shape.is_sound() {
+            return Err(PoolError::Create(crate::error::CreateError::Invalid(
+                "more than 1023 workers".into(),
+            )));
+        }
+        let segment = Segment::default_segment()?;
+        let me = segment.me()?;
+        let object =
+            segment.create(Kind::PoolRing, Stamp::NONE, shape.words32(), shape.words64(), |object| {
+                object.w64()[MAGIC_AT].store(MAGIC, Release); // workers look with Acquire
+            })?;
+        Ok(Self {
+            segment,
+            object,
+            shape,
+            me,
+            key,
+            spins,
+            spins_now: Private32::new(spins),
+            desk: Mutex::new(Desk {
+                free: (0..slots).rev().collect(), // low slots first: their memory is warm
+                laps: vec![0; slots],
+                jobs: vec![None; slots],
+                end: None,
+            }),
+            detached: Private32::new(0),
+            bell: Bell::new()?,
+            pids: Mutex::new(vec![None; workers]),
+        })
+    }
+
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+    pub(crate) fn object(&self) -> &Arc<Object> {
+        &self.object
+    }
+    pub(crate) fn me(&self) -> Owner {
+        self.me
+    }
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+    pub(crate) fn spins(&self) -> u32 {
+        self.spins
+    }
+    pub(crate) fn workers(&self) -> usize {
+        self.shape.workers
+    }
+    pub(crate) fn slots(&self) -> usize {
+        self.shape.slots
+    }
+
+    /// Not in a forked child.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.segment.me_now() == Some(self.me)
+    }
+
+    pub(crate) fn ring(&self) -> Ring<'_> {
+        Ring::new(self.object.w32(), self.object.w64(), self.shape).expect("made with this shape")
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- submitters ---
+
+    /// Queues `count` calls whose argument records are `argument`. Waits for a place.
+    pub(crate) fn submit(
+        &self,
+        code: Code,
+        argument: &[u8],
+        count: u32,
+        mut kept: Vec<Arc<Object>>,
+    ) -> Result<Arc<Job>, TaskError> {
+        if !self.is_ours() {
+            return Err(TaskError::Closed);
+        }
+        let mut place = NOWHERE;
+        if argument.len() > wire::INLINE_BYTES {
+            let words = argument.len().div_ceil(8);
+            let buffer = self
+                .segment
+                .create(Kind::Buffer, Stamp::NONE, 0, words, |buffer| store_bytes(buffer.w64(), argument))
+                .map_err(PoolError::from)?;
+            place = buffer.place();
+            kept.push(buffer);
+        }
+        let ring = self.ring();
+        let mut desk = self.desk();
+        loop {
+            if let Some(end) = &desk.end {
+                return Err(end.clone());
+            }
+            if let Some(slot) = self.free_slot(&mut desk) {
+                let serial = SERIAL.fetch_add(1, Relaxed);
+                let lap = desk.laps[slot].wrapping_add(1);
+                let task = Task::new(ring.payload(slot)).expect("made with this shape");
+                task.set_code(self.key, code.trampoline, code.function);
+                task.set(Field::Count, u64::from(count));
+                task.set(Field::Serial, serial);
+                task.set(Field::ArgumentBytes, argument.len() as u64);
+                task.set_argument(place);
+                task.set_result_place(1, NOWHERE);
+                task.set_result_place(2, NOWHERE);
+                task.set(Field::Nanos, 0);
+                task.set(Field::LastWordsBytes, 0);
+                if place == NOWHERE {
+                    store_bytes(task.argument_area(), argument);
+                }
+                ring.commit(slot, Default::default());
+                if ring.publish(slot, lap) {
+                    let job = Arc::new(Job {
+                        slot,
+                        lap,
+                        serial,
+                        count,
+                        resolved: Private32::new(0),
+                        outcome: Mutex::new(Outcome { kept, ..Outcome::default() }),
+                        segment: Some(Arc::clone(&self.segment)),
+                    });
+                    desk.laps[slot] = lap;
+                    desk.jobs[slot] = Some(Arc::clone(&job));
+                    drop(desk);
+                    ring.ring_one();
+                    return Ok(job);
+                }
+                desk.free.push(slot);
+            }
+            drop(desk);
+            ring.wait_for_room(ROOM_AGAIN, || (0..self.shape.slots).any(|slot| ring.state(slot).is_done()));
+            desk = self.desk();
+        }
+    }
+
+    fn free_slot(&self, desk: &mut Desk) -> Option<usize> {
+        if desk.free.is_empty() {
+            self.collect_done(desk);
+        }
+        desk.free.pop()
+    }
+
+    // --- results ---
+
+    fn collect_done(&self, desk: &mut Desk) {
+        let ring = self.ring();
+        for slot in 0..self.shape.slots {
+            if desk.jobs[slot].is_some() && ring.state(slot).is_done() {
+                self.collect(desk, slot);
+            }
+        }
+    }
+
+    /// Moves the results of a DONE slot into its job, and frees the slot.
+    fn collect(&self, desk: &mut Desk, slot: usize) {
+        let Some(job) = desk.jobs[slot].take() else { return };
+        let ring = self.ring();
+        let kept = {
+            let mut outcome = job.outcome();
+            self.read_results(&ring, &job, &mut outcome);
+            outcome.items.resize(job.count as usize, Item::Missing);
+            for item in outcome.items.iter_mut().filter(|item| **item == Item::Missing) {
+                *item = Item::Failed(desk.end.clone().unwrap_or_else(lost_result));
+            }
+            std::mem::take(&mut outcome.kept)
+        };
+        job.resolved.store(1, Release);
+        ring.free(slot, job.lap);
+        desk.free.push(slot);
+        drop(kept);
+    }
+
+    /// Copies the records out, then looks at them: nothing that a worker wrote is trusted.
+    fn read_results(&self, ring: &Ring<'_>, job: &Job, outcome: &mut Outcome) {
+        let Some(task) = Task::new(ring.payload(job.slot)) else { return };
+        let progress = ring.progress(job.slot);
+        outcome.time = Duration::from_nanos(task.get(Field::Nanos));
+        let mut bytes = Vec::new();
+        let mut copy = |words: &[crate::atomic::Word64]| {
+            if progress.bytes.div_ceil(8) <= words.len() as u64 {
+                bytes.resize(progress.bytes as usize, 0);
+                load_bytes(words, &mut bytes);
+            }
+        };
+        if progress.area == INLINE_AREA {
+            copy(task.result_area());
+        } else if let Some(place) = task.result_place(progress.area)
+            && let Ok(buffer) = self.segment.open(place, Kind::Buffer, (Stamp::NONE, "bytes"))
+        {
+            copy(buffer.w64());
+        }
+        if [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
+            job.unpin(BUFFERS);
+        }
+        let items = &mut outcome.items;
+        items.resize(job.count as usize, Item::Missing);
+        for record in wire::records(&bytes, job.count).map_while(Result::ok) {
+            let item = &mut items[record.item as usize];
+            if *item != Item::Missing {
+                continue;
+            }
+            let start = record.body.as_ptr().addr() - bytes.as_ptr().addr();
+            *item = match record.tag {
+                Tag::Value => Item::Value(start..start + record.body.len(), record.pinned),
+                Tag::Error => {
+                    job.unpin(record.item);
+                    Item::Failed(wire::decode(record.body).unwrap_or_else(|_| lost_result()))
+                }
+                Tag::Argument => Item::Failed(lost_result()),
+            };
+        }
+        outcome.bytes = bytes;
+    }
+
+    /// Waits until `job` is resolved, or the deadline. `false`: not yet.
+    pub(crate) fn wait(&self, job: &Arc<Job>, deadline: Option<Instant>) -> bool {
+        let ring = self.ring();
+        loop {
+            if job.is_resolved() {
+                return true;
+            }
+            if !self.is_ours() {
+                return false; // a forked child: see `TaskFuture`
+            }
+            let left =
+                deadline.map_or(LOOK_AGAIN, |d| d.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
+            // Relaxed: a hint.
+            let spins = if left.is_zero() { 0 } else { self.spins_now.load(Relaxed) };
+            let mut waited = match spins {
+                0 => Waited::NotYet,
+                _ => ring.wait(job.slot, job.lap, spins, Duration::ZERO),
+            };
+            if spins > 0 {
+                let next =
+                    if waited == Waited::NotYet { (spins / 2).max(self.spins / 16) } else { self.spins };
+                if next != spins {
+                    self.spins_now.store(next, Relaxed);
+                }
+            }
+            if waited == Waited::NotYet {
+                waited = ring.wait(job.slot, job.lap, 0, left);
+            }
+            match waited {
+                // `Over`: whoever freed the slot resolved the job before. Otherwise the word was overwritten, and the
+                // job ends here.
+                Waited::Done | Waited::Over => {
+                    let mut desk = self.desk();
+                    if desk.jobs[job.slot].as_ref().is_some_and(|now| Arc::ptr_eq(now, job)) {
+                        self.collect(&mut desk, job.slot);
+                    }
+                }
+                Waited::NotYet if left.is_zero() => return false,
+                Waited::NotYet => {}
+            }
+        }
+    }
+
+    /// Its future is gone before it was resolved.
+    pub(crate) fn detach(&self) {
+        if self.is_ours() {
+            self.detached.fetch_add(1, Relaxed); // a hint for the supervisor
+        }
+    }
+
+    /// Takes the results that nobody waits for. Are there such tasks still?
+    pub(crate) fn sweep(&self) -> bool {
+        if self.detached.load(Relaxed) == 0 {
+            return false;
+        }
+        let mut desk = self.desk();
+        self.collect_done(&mut desk);
+        let left = desk.jobs.iter().flatten().any(|job| Arc::strong_count(job) == 1);
+        if !left {
+            self.detached.store(0, Relaxed); // one that comes now is counted at the next detach
+        }
+        left
+    }
+
+    /// Waits for all that was submitted.
+    pub(crate) fn wait_for_all(&self) {
+        loop {
+            let next = {
+                let mut desk = self.desk();
+                self.collect_done(&mut desk);
+                desk.jobs.iter().flatten().next().cloned()
+            };
+            match next {
+                Some(job) => self.wait(&job, None),
+                None => return,
+            };
+        }
+    }
+
+    // --- for the supervisor ---
+
+    /// Settles what a dead worker ran: the item at fault fails, what is behind it is queued again. The worker was
+    /// reaped: it writes no more.
+    pub(crate) fn bury(&self, worker: u32, death: impl Fn(String) -> TaskError) {
+        let ring = self.ring();
+        let desk = self.desk();
+        let slots: Vec<usize> = ring.running_in(worker).collect();
+        for slot in slots {
+            let Some(job) = desk.jobs[slot].clone() else { continue };
+            let mut progress = ring.progress(slot);
+            if progress.items < job.count {
+                let words = Task::new(ring.payload(slot)).map(|task| task.last_words()).unwrap_or_default();
+                {
+                    let mut outcome = job.outcome();
+                    outcome.items.resize(job.count as usize, Item::Missing);
+                    outcome.items[progress.items as usize] = Item::Failed(death(words));
+                }
+                job.unpin(progress.items); // handles of a result that was not committed
+                progress.items += 1;
+                ring.commit(slot, progress);
+                if progress.items < job.count {
+                    if ring.requeue(slot, worker) {
+                        continue;
+                    }
+                    // No room in the ring, which its size rules out: the rest shares the fate.
+                    let mut outcome = job.outcome();
+                    for item in &mut outcome.items[progress.items as usize..] {
+                        *item = Item::Failed(death(String::new()));
+                    }
+                }
+            }
+            // `false` means that the state was overwritten meanwhile: the waiter finds out.
+            let _ = ring.finish(slot, worker);
+        }
+        drop(desk);
+        ring.pay_wakes_of(worker);
+    }
+
+    /// The pool cannot go on: everything that is not done fails with `e`, and all that is submitted from now on. No
+    /// worker lives.
+    pub(crate) fn give_up(&self, e: &TaskError) {
+        let ring = self.ring();
+        let mut desk = self.desk();
+        desk.end = Some(e.clone());
+        for slot in 0..self.shape.slots {
+            if desk.jobs[slot].is_some() {
+                ring.retract(slot);
+                self.collect(&mut desk, slot);
+            }
+        }
+    }
+
+    /// Nothing is taken any more, and workers leave when they find nothing to do.
+    pub(crate) fn close(&self) {
+        self.desk().end.get_or_insert(TaskError::Closed);
+        self.object.w64()[CLOSED_AT].store(1, Release); // pairs with the Acquire of `Worker::is_closed`
+        fence(SeqCst); // pairs with the fence in `Ring::idle`: a worker sees the flag, or hears its bell
+        self.ring().ring_all();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.object.w64()[CLOSED_AT].load(Acquire) != 0
+    }
+
+    /// Clears what dead processes left.
+    pub(crate) fn forget_dead(&self) {
+        // An error means that the descriptors were closed under us: the next one who allocates tries again.
+        let _ = self.segment.forget_dead();
+    }
+}

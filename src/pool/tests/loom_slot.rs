@@ -1,0 +1,461 @@
+//! The slots and the ring in the model checker: a submitter, waiters, workers that are killed, and their reaper.
+//!
+//! A worker that is killed unwinds out of the protocol; its thread then stands for the kernel (the death is known), for
+//! the reaper (under the parent's lock, as in `desk`), and for the process that replaces it. All sleeps are unbounded
+//! here, so a wake that must come and does not is a deadlock.
+
+use super::*;
+use crate::atomic::{Killed, kill_after};
+use loom::thread;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Arc, Mutex as Plain},
+    time::Instant,
+};
+
+const FOR_EVER: Duration = Duration::MAX;
+/// Items of each task.
+const ITEMS: u32 = 2;
+
+/// What the model checks, outside of the model's memory.
+#[derive(Debug, Default)]
+struct Truth {
+    /// Runs of each item, by task and item.
+    ran: Vec<[u32; ITEMS as usize]>,
+    /// Items that were reported as lost.
+    lost: Vec<[u32; ITEMS as usize]>,
+}
+
+#[derive(Debug)]
+struct World {
+    w32: Vec<Word32>,
+    w64: Vec<Word64>,
+    shape: Shape,
+    closed: Word32,
+    /// The parent's private lock, and the laps of the slots behind it.
+    desk: loom::sync::Mutex<Vec<u32>>,
+    truth: Plain<Truth>,
+    /// The first task does not end before the second has: for models in which a late wake must be a deadlock.
+    first_waits: bool,
+}
+
+impl World {
+    fn new(slots: usize, workers: usize, tasks: usize) -> Self {
+        let shape = Shape { slots, workers, payload: 2 };
+        Self {
+            w32: (0..shape.words32()).map(|_| Word32::new(0)).collect(),
+            w64: (0..shape.words64()).map(|_| Word64::new(0)).collect(),
+            shape,
+            closed: Word32::new(0),
+            desk: loom::sync::Mutex::new(vec![0; slots]),
+            truth: Plain::new(Truth { ran: vec![[0; 2]; tasks], lost: vec![[0; 2]; tasks] }),
+            first_waits: false,
+        }
+    }
+
+    fn ring(&self) -> Ring<'_> {
+        Ring::new(&self.w32, &self.w64, self.shape).unwrap()
+    }
+
+    /// Puts task `task` into `slot`; gives its lap.
+    fn submit(&self, slot: usize, task: usize) -> u32 {
+        let lap = self.queue(slot, task);
+        self.ring().ring_one();
+        lap
+    }
+
+    /// As `submit`, before the ring.
+    fn queue(&self, slot: usize, task: usize) -> u32 {
+        let ring = self.ring();
+        let mut laps = self.desk.lock().unwrap();
+        laps[slot] += 1;
+        ring.payload(slot)[0].store(task as u64 + 1, Relaxed);
+        ring.commit(slot, Progress::default());
+        assert!(ring.publish(slot, laps[slot]), "there is room");
+        laps[slot]
+    }
+
+    fn wait(&self, slot: usize, lap: u32) {
+        while self.ring().wait(slot, lap, 0, FOR_EVER) != Waited::Done {}
+        assert_eq!(self.ring().progress(slot).items, ITEMS, "all is over");
+    }
+
+    fn free(&self, slot: usize, lap: u32) {
+        let _laps = self.desk.lock().unwrap();
+        self.ring().free(slot, lap);
+    }
+
+    fn close(&self) {
+        self.closed.store(1, Release);
+        fence(SeqCst);
+        self.ring().ring_all();
+    }
+
+    /// One life of a worker.
+    fn live(&self, me: u32) {
+        let ring = self.ring();
+        loop {
+            let look = match ring.claim(me) {
+                Look::Empty if self.closed.load(Acquire) == 1 => return,
+                Look::Empty => ring.idle(me, FOR_EVER, || self.closed.load(Acquire) == 0),
+                look => look,
+            };
+            match look {
+                Look::Claimed(slot) => self.run(slot, me),
+                Look::Empty => {}
+                Look::Damaged => panic!("damaged"),
+            }
+        }
+    }
+
+    fn run(&self, slot: usize, me: u32) {
+        let ring = self.ring();
+        let task = ring.payload(slot)[0].load(Relaxed) as usize;
+        assert!(task > 0, "the task was handed over");
+        let mut progress = ring.progress(slot);
+        while progress.items < ITEMS {
+            self.truth.lock().unwrap().ran[task - 1][progress.items as usize] += 1;
+            progress.items += 1;
+            ring.commit(slot, progress);
+        }
+        if self.first_waits && task == 1 {
+            while ring.wait(1, 1, 0, FOR_EVER) == Waited::NotYet {}
+        }
+        assert!(ring.finish(slot, me), "nobody else changes a running slot");
+    }
+
+    /// What the desk does for a dead worker.
+    fn bury(&self, dead: u32) {
+        let ring = self.ring();
+        let _laps = self.desk.lock().unwrap();
+        let slots: Vec<usize> = ring.running_in(dead).collect();
+        for slot in slots {
+            let task = ring.payload(slot)[0].load(Relaxed) as usize;
+            let mut progress = ring.progress(slot);
+            if progress.items < ITEMS {
+                self.truth.lock().unwrap().lost[task - 1][progress.items as usize] += 1;
+                progress.items += 1;
+                ring.commit(slot, progress);
+                if progress.items < ITEMS {
+                    assert!(ring.requeue(slot, dead), "there is room");
+                    continue;
+                }
+            }
+            assert!(ring.finish(slot, dead), "it was the dead one's");
+        }
+        ring.pay_wakes_of(dead);
+    }
+
+    /// A worker, killed before its `kill`-th shared write; then its reaper, and its replacement. Was it killed?
+    fn work(&self, me: u32, kill: Option<usize>) -> bool {
+        kill_after(kill.unwrap_or(usize::MAX));
+        let end = catch_unwind(AssertUnwindSafe(|| self.live(me)));
+        match end {
+            Ok(()) => {
+                kill_after(usize::MAX);
+                false
+            }
+            Err(end) if end.is::<Killed>() => {
+                kill_after(usize::MAX);
+                self.bury(me);
+                self.live(me);
+                true
+            }
+            Err(end) => resume_unwind(end),
+        }
+    }
+
+    fn check(&self) {
+        let truth = self.truth.lock().unwrap();
+        for (ran, lost) in truth.ran.iter().flatten().zip(truth.lost.iter().flatten()) {
+            // Killed between the run and its commit: both.
+            assert!(*ran <= 1 && *lost <= 1 && ran + lost >= 1, "{truth:?}");
+        }
+    }
+}
+
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) -> usize {
+    let (count, begin) = (Arc::new(Plain::new(0)), Instant::now());
+    let counter = Arc::clone(&count);
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
+    builder.check(move || {
+        *counter.lock().unwrap() += 1;
+        model();
+    });
+    let count = *count.lock().unwrap();
+    println!("{count} runs, {:.1} s", begin.elapsed().as_secs_f32());
+    count
+}
+
+/// Runs `model` for every kill point there is; it says whether the kill came.
+fn every_kill(preemptions: usize, model: impl Fn(usize) -> bool + Copy + Sync + Send + 'static) {
+    for kill in 1.. {
+        let killed = Arc::new(Plain::new(false));
+        let note = Arc::clone(&killed);
+        print!("killed before write {kill}: ");
+        explore(preemptions, move || {
+            if model(kill) {
+                *note.lock().unwrap() = true;
+            }
+        });
+        if !*killed.lock().unwrap() {
+            assert!(kill > 5, "there are kill points");
+            return;
+        }
+    }
+}
+
+/// The model must fail, and so.
+fn must_fail(mutation: Mutation, how: &str, model: impl Fn() + Send + 'static) {
+    // On a thread of its own: a model that failed leaves its coroutines behind.
+    let end = std::thread::spawn(move || {
+        model::BROKEN.set(Some(mutation));
+        model();
+    });
+    let end = end.join();
+    let panic = end.expect_err("the mutation was not noticed");
+    let text =
+        panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    let text = text.unwrap_or_default();
+    assert!(text.contains(how), "failed for another reason: {text}");
+}
+
+/// One worker, one slot that is used twice, a waiter beside it.
+fn recycled_slot(kill: Option<usize>) -> bool {
+    let world = Arc::new(World::new(1, 1, 2));
+    let worker = thread::spawn({
+        let world = Arc::clone(&world);
+        move || world.work(0, kill)
+    });
+    for task in 0..2 {
+        let lap = world.submit(0, task);
+        world.wait(0, lap);
+        world.free(0, lap);
+    }
+    world.close();
+    let killed = worker.join().unwrap();
+    world.check();
+    killed
+}
+
+/// Two workers, two slots, each waited for.
+fn two_workers(kill: Option<usize>) -> bool {
+    let world = Arc::new(World::new(2, 2, 2));
+    let workers = [0, 1].map(|me| {
+        let world = Arc::clone(&world);
+        thread::spawn(move || world.work(me, kill.filter(|_| me == 0)))
+    });
+    let laps = [0, 1].map(|slot| world.submit(slot, slot));
+    for slot in [0, 1] {
+        world.wait(slot, laps[slot]);
+    }
+    world.close();
+    let killed = workers.map(|worker| worker.join().unwrap()).contains(&true);
+    world.check();
+    killed
+}
+
+/// A worker, and a waiter that comes at any time, in a thread of its own.
+fn late_waiter(kill: Option<usize>) -> bool {
+    let world = Arc::new(World::new(1, 1, 1));
+    let lap = world.submit(0, 0);
+    let worker = thread::spawn({
+        let world = Arc::clone(&world);
+        move || world.work(0, kill)
+    });
+    let waiter = thread::spawn({
+        let world = Arc::clone(&world);
+        move || world.wait(0, lap)
+    });
+    waiter.join().unwrap();
+    world.close();
+    let killed = worker.join().unwrap();
+    world.check();
+    killed
+}
+
+#[test]
+fn a_slot_is_used_again() {
+    explore(3, || {
+        recycled_slot(None);
+    });
+}
+
+#[test]
+fn workers_share_the_ring() {
+    explore(2, || {
+        two_workers(None);
+    });
+}
+
+/// Two workers that sleep; the first task does not end before the second has. While worker 0 wakes up by itself and
+/// takes the first task, the second is pushed, and the ring goes to worker 0, whose bit is still set.
+fn ring_for_two() {
+    let mut world = World::new(2, 2, 2);
+    world.first_waits = true;
+    let world = Arc::new(world);
+    let asleep = Arc::new(Word32::new(0));
+    let worker = thread::spawn({
+        let (world, asleep) = (Arc::clone(&world), Arc::clone(&asleep));
+        move || {
+            let look = world.ring().idle(1, FOR_EVER, || {
+                asleep.store(1, Release);
+                futex::wake(&asleep, 1);
+                true
+            });
+            if let Look::Claimed(slot) = look {
+                world.run(slot, 1);
+            }
+            world.live(1);
+        }
+    });
+    while asleep.load(Acquire) == 0 {
+        futex::wait(&asleep, 0, FOR_EVER);
+    }
+    let first = world.queue(0, 0);
+    let parent = thread::spawn({
+        let world = Arc::clone(&world);
+        move || {
+            let second = world.submit(1, 1);
+            world.wait(0, first);
+            world.wait(1, second);
+            world.close();
+        }
+    });
+    if let Look::Claimed(slot) = world.ring().idle(0, FOR_EVER, || true) {
+        world.run(slot, 0);
+    }
+    world.live(0);
+    parent.join().unwrap();
+    worker.join().unwrap();
+    world.check();
+}
+
+/// A worker died after its claim, before it advanced head: its entry is still there when the slot is filled again, and
+/// may be the way to the next task before that one's own entry counts.
+fn old_entry() {
+    let world = Arc::new(World::new(1, 1, 2));
+    let lap = world.queue(0, 0);
+    world.ring().state_word(0).store(State::ready(lap).claimed(0).0, Relaxed);
+    world.truth.lock().unwrap().lost[0] = [1; 2];
+    world.ring().commit(0, Progress { items: ITEMS, ..Progress::default() });
+    assert!(world.ring().finish(0, 0));
+    world.free(0, lap);
+    let worker = thread::spawn({
+        let world = Arc::clone(&world);
+        move || world.live(0)
+    });
+    let lap = world.submit(0, 1);
+    world.wait(0, lap);
+    world.close();
+    worker.join().unwrap();
+    world.check();
+}
+
+#[test]
+fn a_ring_for_a_second_task_is_passed_on() {
+    explore(2, ring_for_two);
+}
+
+#[test]
+fn an_old_entry_leads_to_a_whole_task() {
+    explore(3, old_entry);
+}
+
+#[test]
+fn waiters_come_at_any_time() {
+    explore(3, || {
+        late_waiter(None);
+    });
+}
+
+#[test]
+fn killed_before_every_write_with_a_late_waiter() {
+    every_kill(3, |kill| late_waiter(Some(kill)));
+}
+
+#[test]
+fn killed_before_every_write_in_a_recycled_slot() {
+    every_kill(2, |kill| recycled_slot(Some(kill)));
+}
+
+#[test]
+fn killed_before_every_write_beside_another() {
+    every_kill(1, |kill| two_workers(Some(kill)));
+}
+
+/// A submitter without a slot is woken when one comes free.
+#[test]
+fn room_is_waited_for() {
+    explore(3, || {
+        let world = Arc::new(World::new(1, 1, 1));
+        let worker = thread::spawn({
+            let world = Arc::clone(&world);
+            move || world.work(0, None)
+        });
+        world.submit(0, 0);
+        while !world.ring().state(0).is_done() {
+            world.ring().wait_for_room(FOR_EVER, || world.ring().state(0).is_done());
+        }
+        world.close();
+        worker.join().unwrap();
+        world.check();
+    });
+}
+
+#[test]
+fn mutation_a_claim_that_skips() {
+    must_fail(Mutation::SkippingClaim, "deadlock", || {
+        explore(3, || {
+            late_waiter(None);
+        });
+    });
+}
+
+#[test]
+fn mutation_tail_before_ready() {
+    must_fail(Mutation::TailBeforeReady, "deadlock", || {
+        explore(3, || {
+            recycled_slot(None);
+        });
+    });
+}
+
+#[test]
+fn mutation_ready_hands_nothing_over() {
+    must_fail(Mutation::RelaxedReady, "Truth", || {
+        explore(3, old_entry);
+    });
+}
+
+#[test]
+fn mutation_sleep_without_look() {
+    must_fail(Mutation::SleepWithoutLook, "deadlock", || {
+        explore(3, || {
+            recycled_slot(None);
+        });
+    });
+}
+
+#[test]
+fn mutation_ring_kept() {
+    must_fail(Mutation::RingKept, "deadlock", || {
+        explore(2, ring_for_two);
+    });
+}
+
+#[test]
+fn mutation_waiter_overwritten() {
+    must_fail(Mutation::WaiterOverwritten, "deadlock", || {
+        explore(3, || {
+            late_waiter(None);
+        });
+    });
+}
+
+#[test]
+fn mutation_wakes_unpaid() {
+    must_fail(Mutation::WakesUnpaid, "deadlock", || every_kill(2, |kill| late_waiter(Some(kill))));
+}

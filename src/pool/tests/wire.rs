@@ -1,0 +1,100 @@
+//! Whatever the bytes are: no panic, nothing outside of them, and what was written comes back.
+
+use super::*;
+use proptest::prelude::*;
+
+fn word() -> impl Strategy<Value = u64> {
+    // Heads that are nearly right are the interesting ones.
+    prop_oneof![
+        any::<u64>(),
+        (0..40u64, 0..4u64, 0..5u64).prop_map(|(len, item, tag)| len | item << 32 | tag << 52)
+    ]
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_are_split_within_their_bounds(
+        words in proptest::collection::vec(word(), 0..12),
+        cut in 0..8usize,
+        count in 0..5u32,
+    ) {
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(bytes.len().saturating_sub(cut));
+        let whole = bytes.as_ptr_range();
+        let mut used = 0;
+        for (i, record) in records(&bytes, count).enumerate() {
+            prop_assert!(i <= words.len(), "it ends");
+            let Ok(record) = record else { break };
+            let body = record.body.as_ptr_range();
+            prop_assert!(whole.start <= body.start && body.end <= whole.end);
+            prop_assert!(record.item < count);
+            used += 8 + record.body.len();
+            prop_assert!(used <= bytes.len());
+        }
+    }
+
+    #[test]
+    fn records_come_back(bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..6)) {
+        let mut bytes = Vec::new();
+        for (item, body) in (0..).zip(&bodies) {
+            push_record::<TooLong>(&mut bytes, item, Tag::Value, |out| { out.extend(body); Ok(()) }).unwrap();
+            let before = bytes.clone();
+            push_record(&mut bytes, item, Tag::Error, |out| { out.push(1); Err(TooLong) }).unwrap_err();
+            prop_assert_eq!(&before, &bytes, "an error leaves nothing behind");
+        }
+        let back: Result<Vec<_>, _> = records(&bytes, bodies.len() as u32).collect();
+        let back = back.unwrap();
+        prop_assert!(back.iter().map(|r| r.body).eq(bodies.iter().map(|b| &b[..])));
+        prop_assert!(back.iter().all(|r| r.tag == Tag::Value && !r.pinned));
+        prop_assert!(back.iter().map(|r| r.item).eq(0..bodies.len() as u32));
+    }
+
+    #[test]
+    fn arbitrary_messages_decode_or_fail(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        let _ = decode::<Welcome>(&bytes);
+        let _ = decode::<Hello>(&bytes);
+        let _ = decode::<crate::error::TaskError>(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_tasks_are_read_within_their_bounds(
+        words in proptest::collection::vec(any::<u64>(), PAYLOAD - 1),
+        area in any::<u8>(),
+        key in any::<u64>(),
+    ) {
+        let words: Vec<Word64> = words.into_iter().map(Word64::new).collect();
+        let task = Task::new(&words).unwrap();
+        prop_assert!(task.last_words().len() <= 3 * LAST_WORDS * 8);
+        prop_assert_eq!(task.result_place(area).is_some(), area == 1 || area == 2);
+        prop_assert_eq!(task.code(key), None, "no seal by chance");
+        task.set_code(key, 1, 2);
+        prop_assert!(task.code(key).is_some());
+        prop_assert_eq!(task.code(key ^ 1), None);
+        task.set(Field::Function, 3);
+        prop_assert_eq!(task.code(key), None);
+    }
+
+    #[test]
+    fn last_words_are_cut_at_a_character(text in "\\PC{0,300}") {
+        let words: Vec<Word64> = (0..PAYLOAD - 1).map(|_| Word64::new(u64::MAX)).collect();
+        let task = Task::new(&words).unwrap();
+        task.set_last_words(&text);
+        let back = task.last_words();
+        prop_assert!(text.starts_with(&back));
+        prop_assert!(back.len() == text.len() || back.len() > LAST_WORDS * 8 - 4);
+    }
+
+    #[test]
+    fn progress_fits_into_a_word(items in 0..Progress::MAX_ITEMS, area in 0..4u8, bytes in 0..1u64 << 42) {
+        let progress = Progress { items, area, bytes };
+        prop_assert_eq!(Progress::from_bits(progress.bits()), progress);
+    }
+}
+
+#[test]
+fn nothing_may_follow_a_body() {
+    let mut bytes = Vec::new();
+    encode(&(1u8, 2u8), &mut bytes).unwrap();
+    assert_eq!(decode::<(u8, u8)>(&bytes), Ok((1, 2)));
+    assert!(decode::<u8>(&bytes).is_err());
+}

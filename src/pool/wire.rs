@@ -1,0 +1,384 @@
+//! The layout of what parent and workers tell each other, in shared memory and over the control socket.
+//!
+//! # The ring object, 64-bit words
+//!
+//! | words | |
+//! |---|---|
+//! | 0 | [`MAGIC`]: layout and version |
+//! | 1 | closed: 1 as soon as workers are to leave |
+//! | .. `Shape::HEADER` | reserved |
+//! | head, tail, sleepers, entries | see `slot.rs` |
+//! | `slots` x [`PAYLOAD`] | the tasks: progress word, then [`Field`]s, then three areas of bytes |
+//!
+//! # A task
+//!
+//! A task is a *batch*: `count` calls of one function. Its argument is `count` records, inline or in a `Buffer` object
+//! that the parent holds. Its results are records too, one per finished item, in the order in which items finished, in
+//! the area that the progress word names: inline, or one of two places for a `Buffer` that the worker made and pinned
+//! for the parent. A buffer that is too small is replaced: the records are copied to a larger one, its address is noted
+//! in the other place, and the progress word of the next item switches over, with the same store that commits the item.
+//!
+//! # A record
+//!
+//! One little-endian head word, then the body, padded to 8 bytes:
+//!
+//! | bits | |
+//! |---|---|
+//! | 0..32 | length of the body in bytes |
+//! | 32..52 | item of the batch |
+//! | 52..56 | tag: argument 1, value 2, error 3 (a `TaskError`) |
+//! | 56 | the body holds handles, which are pinned for the receiver |
+//!
+//! # Trust
+//!
+//! Bytes that another process wrote are copied out first, and then parsed with every length checked: [`records`] gives
+//! slices of what it was given, or stops with [`Malformed`]. Addresses are checked by `Segment::open`. Only the two code
+//! offsets of a task cannot be checked by looking at them, so they come with a seal over a key that is not in shared
+//! memory: overwritten bytes are refused. The seal is not cryptography, and need not be: who can talk to our workers
+//! over the control socket is our own process.
+
+use super::slot::{Progress, Shape};
+use crate::{
+    atomic::{Relaxed, Word64},
+    segment::{
+        Place,
+        words::{load_bytes, store_bytes},
+    },
+};
+use postcard::ser_flavors::Flavor;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// "allmend", and the version of the layout. Raise it with every change here or in `slot.rs`.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"allmend\x01");
+/// Header word of the magic.
+pub(crate) const MAGIC_AT: usize = 0;
+/// Header word of the closed flag.
+pub(crate) const CLOSED_AT: usize = 1;
+
+/// The fields of a task, as indices into the payload behind the progress word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Field {
+    /// Code offset of the trampoline.
+    Code = 0,
+    /// 1 + code offset of the function itself, where that is chosen at run time; else 0.
+    Function = 1,
+    /// [`seal`] of the two.
+    Seal = 2,
+    /// Items.
+    Count = 3,
+    /// Never used twice in a pool: pins are named by it.
+    Serial = 4,
+    /// Bytes of the argument.
+    ArgumentBytes = 5,
+    /// Its buffer, or [`NOWHERE`] if it is inline.
+    ArgumentOffset = 6,
+    /// The buffer's generation.
+    ArgumentGeneration = 7,
+    /// The two places for a result buffer: offset, generation.
+    ResultPlaces = 8,
+    /// How long the batch ran, in nanoseconds, as its worker saw it.
+    Nanos = 12,
+    /// Bytes of the last words.
+    LastWordsBytes = 13,
+}
+
+const FIELDS: usize = 15;
+const INLINE: usize = 512 / 8;
+const LAST_WORDS: usize = 384 / 8;
+const ARGUMENT_AT: usize = FIELDS;
+const RESULT_AT: usize = ARGUMENT_AT + INLINE;
+const LAST_WORDS_AT: usize = RESULT_AT + INLINE;
+
+/// Words per slot, its progress word included.
+pub(crate) const PAYLOAD: usize = 1 + LAST_WORDS_AT + LAST_WORDS;
+/// Bytes of argument or results that fit into the slot.
+pub(crate) const INLINE_BYTES: usize = INLINE * 8;
+
+/// The result area inside the slot, for [`Progress::area`]; 1 and 2 are the two places.
+pub(crate) const INLINE_AREA: u8 = 0;
+
+/// No record with a handle in it is shorter: a head, and a handle, whose segment id alone is 128 random bits.
+/// (A chance of 2^-60 remains that an id is mostly zeros; then the object stays until the parent's end.)
+pub(crate) const LEAST_HANDLE: usize = 8 + 16;
+
+/// The largest body of a record.
+pub(crate) const MAX_BODY: usize = u32::MAX as usize - 8;
+
+const _: () = assert!(PAYLOAD.is_multiple_of(8) && Field::Nanos as usize == Field::ResultPlaces as usize + 4);
+
+/// No buffer: no object has generation 0.
+pub(crate) const NOWHERE: Place = Place { at: 0, generation: 0 };
+
+/// The task in one slot: fields and areas.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Task<'a>(&'a [Word64]);
+
+impl<'a> Task<'a> {
+    /// Over `Ring::payload`.
+    pub(crate) fn new(payload: &'a [Word64]) -> Option<Self> {
+        (payload.len() == PAYLOAD - 1).then_some(Self(payload))
+    }
+
+    /// Relaxed: fields are handed over by the slot's state, or by its progress.
+    pub(crate) fn get(&self, field: Field) -> u64 {
+        self.0[field as usize].load(Relaxed)
+    }
+    pub(crate) fn set(&self, field: Field, value: u64) {
+        self.0[field as usize].store(value, Relaxed);
+    }
+
+    /// The task's code, if nobody but a holder of the key named it.
+    pub(crate) fn code(&self, key: u64) -> Option<Sealed> {
+        let (trampoline, function) = (self.get(Field::Code), self.get(Field::Function));
+        (self.get(Field::Seal) == seal(key, trampoline, function)).then_some(Sealed { trampoline, function })
+    }
+    pub(crate) fn set_code(&self, key: u64, trampoline: u64, function: u64) {
+        self.set(Field::Code, trampoline);
+        self.set(Field::Function, function);
+        self.set(Field::Seal, seal(key, trampoline, function));
+    }
+
+    pub(crate) fn argument(&self) -> Place {
+        Place { at: self.get(Field::ArgumentOffset), generation: self.get(Field::ArgumentGeneration) }
+    }
+    pub(crate) fn set_argument(&self, place: Place) {
+        self.set(Field::ArgumentOffset, place.at);
+        self.set(Field::ArgumentGeneration, place.generation);
+    }
+    pub(crate) fn argument_area(&self) -> &'a [Word64] {
+        &self.0[ARGUMENT_AT..ARGUMENT_AT + INLINE]
+    }
+    pub(crate) fn result_area(&self) -> &'a [Word64] {
+        &self.0[RESULT_AT..RESULT_AT + INLINE]
+    }
+
+    /// The buffer that an area of [`Progress::area`] names.
+    pub(crate) fn result_place(&self, area: u8) -> Option<Place> {
+        let at = Field::ResultPlaces as usize + 2 * (usize::from(area).checked_sub(1).filter(|&i| i < 2)?);
+        Some(Place { at: self.0[at].load(Relaxed), generation: self.0[at + 1].load(Relaxed) })
+    }
+    pub(crate) fn set_result_place(&self, area: u8, place: Place) {
+        let at = Field::ResultPlaces as usize + 2 * (usize::from(area) - 1);
+        self.0[at].store(place.at, Relaxed);
+        self.0[at + 1].store(place.generation, Relaxed);
+    }
+
+    /// What a panicking task leaves for the case that it does not survive its panic.
+    pub(crate) fn set_last_words(&self, words: &str) {
+        let mut end = words.len().min(LAST_WORDS * 8);
+        while !words.is_char_boundary(end) {
+            end -= 1;
+        }
+        store_bytes(&self.0[LAST_WORDS_AT..], &words.as_bytes()[..end]);
+        self.set(Field::LastWordsBytes, end as u64);
+    }
+    pub(crate) fn last_words(&self) -> String {
+        let mut bytes = vec![0; (self.get(Field::LastWordsBytes) as usize).min(LAST_WORDS * 8)];
+        load_bytes(&self.0[LAST_WORDS_AT..], &mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Code offsets whose seal was right: see `trampoline.rs` for what that is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Sealed {
+    trampoline: u64,
+    function: u64,
+}
+
+impl Sealed {
+    pub(crate) fn trampoline(self) -> u64 {
+        self.trampoline
+    }
+    /// 1 + the function's offset, or 0.
+    pub(crate) fn function(self) -> u64 {
+        self.function
+    }
+}
+
+/// Ties the code offsets of a task to the pool's key.
+fn seal(key: u64, code: u64, function: u64) -> u64 {
+    let mix = |x: u64| {
+        let x = (x ^ x >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        (x ^ x >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ x >> 32
+    };
+    mix(mix(key ^ code).wrapping_add(function)) ^ key.rotate_left(32)
+}
+
+/// Names what one item of one task pinned: unique in the life of the process that submits.
+pub(crate) fn pin_tag(serial: u64, item: u32) -> u64 {
+    serial << 20 | u64::from(item)
+}
+/// The "item" that stands for the result buffers of a task.
+pub(crate) const BUFFERS: u32 = Progress::MAX_ITEMS - 1;
+/// Items of a batch are below this.
+pub(crate) const MAX_COUNT: u32 = BUFFERS;
+
+// --- records ---
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tag {
+    Argument = 1,
+    Value = 2,
+    Error = 3,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Record<'a> {
+    pub(crate) tag: Tag,
+    pub(crate) item: u32,
+    /// Handles in it are pinned.
+    pub(crate) pinned: bool,
+    pub(crate) body: &'a [u8],
+}
+
+/// Not the records that one of us writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Malformed;
+
+/// Appends a record whose body `write` appends; on an error nothing is left behind.
+pub(crate) fn push_record<E: From<TooLong>>(
+    out: &mut Vec<u8>,
+    item: u32,
+    tag: Tag,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    let start = out.len();
+    out.extend_from_slice(&[0; 8]);
+    let written = write(out).and_then(|()| match out.len() - start - 8 {
+        0..=MAX_BODY => Ok(()),
+        _ => Err(TooLong.into()),
+    });
+    if let Err(e) = written {
+        out.truncate(start);
+        return Err(e);
+    }
+    let head = (out.len() - start - 8) as u64 | u64::from(item) << 32 | (tag as u64) << 52;
+    out[start..start + 8].copy_from_slice(&head.to_le_bytes());
+    out.resize(out.len().next_multiple_of(8), 0);
+    Ok(())
+}
+
+/// A body beyond [`MAX_BODY`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TooLong;
+
+/// Says that the record which starts at `start` holds handles that are pinned.
+pub(crate) fn mark_pinned(out: &mut [u8], start: usize) {
+    out[start + 7] |= 1;
+}
+
+/// The records in `bytes`, each with the range of its body; stops behind the first that is malformed.
+pub(crate) fn records(bytes: &[u8], count: u32) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
+    let mut rest = Some(bytes);
+    std::iter::from_fn(move || {
+        let bytes = rest.take()?;
+        if bytes.is_empty() {
+            return None;
+        }
+        let one = split_record(bytes, count);
+        if let Some((_, behind)) = one {
+            rest = Some(behind);
+        }
+        Some(one.map(|(record, _)| record).ok_or(Malformed))
+    })
+}
+
+fn split_record(bytes: &[u8], count: u32) -> Option<(Record<'_>, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<8>()?;
+    let head = u64::from_le_bytes(*head);
+    let length = head as u32 as usize;
+    let item = (head >> 32) as u32 & (Progress::MAX_ITEMS - 1);
+    let tag = match head >> 52 & 0xf {
+        1 => Tag::Argument,
+        2 => Tag::Value,
+        3 => Tag::Error,
+        _ => return None,
+    };
+    let padded = length.checked_next_multiple_of(8)?;
+    if head >> 57 != 0 || item >= count || padded > rest.len() {
+        return None;
+    }
+    let record = Record { tag, item, pinned: head >> 56 & 1 == 1, body: &rest[..length] };
+    Some((record, &rest[padded..]))
+}
+
+// --- bodies ---
+
+/// Appends to a vector that stays ours when an element does not encode.
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Append<'_> {
+    type Output = ();
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> postcard::Result<()> {
+    postcard::serialize_with_flavor(value, Append(out))
+}
+
+/// The whole of `bytes`, and nothing behind it.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
+
+// --- the control socket ---
+
+/// The parent's first message; the segment's descriptor travels with it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    pub(crate) magic: u64,
+    pub(crate) build_id: Vec<u8>,
+    /// The ring object: offset and generation.
+    pub(crate) ring: (u64, u64),
+    /// The parent's owner id in the segment.
+    pub(crate) parent: u32,
+    pub(crate) index: u32,
+    pub(crate) slots: u32,
+    pub(crate) workers: u32,
+    pub(crate) spins: u32,
+    pub(crate) key: u64,
+}
+
+impl Welcome {
+    pub(crate) fn shape(&self) -> Shape {
+        Shape { slots: self.slots as usize, workers: self.workers as usize, payload: PAYLOAD }
+    }
+}
+
+/// What a worker says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Hello {
+    /// The hook runs. Said before anything else, so that another program can be told from one of ours that died.
+    Here,
+    /// Attached to the segment under this owner id, and ready.
+    Ready(u32),
+    /// It is another build, or could not attach.
+    Refused {
+        /// In words.
+        why: String,
+        /// It is another build.
+        other_build: bool,
+    },
+}
+
+/// Bytes that a message may have at most.
+pub(crate) const MAX_MESSAGE: usize = 4096;
+
+#[cfg(test)]
+#[path = "tests/wire.rs"]
+mod tests;

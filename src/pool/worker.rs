@@ -1,0 +1,566 @@
+//! The life of a worker process, from the marker in its environment to its exit.
+//!
+//! ```text
+//! loader -> trampoline::enter -> before_constructors   marker gone, dies with its parent, descriptor closed on exec
+//!                             -> the image's other constructors
+//!                             -> run                   says Here; hears Welcome + segment; attaches; says Ready
+//!                                  loop: claim -> batch -> finish, or idle
+//! ```
+//!
+//! **How it ends.** Told by the closed flag (`exit`, so that buffers are flushed and exit handlers run). With its parent,
+//! however that died: the kernel's signal (PDEATHSIG); its parent's id, looked at whenever it wakes; the end of the
+//! control channel, watched by a small thread, also while a task runs. Any one is enough.
+//!
+//! **A batch.** Argument bytes are copied to private memory first. Item by item: the function runs, its record is
+//! appended to the result area, and one store of the progress word commits both. Killed before that store, the item
+//! has not happened as far as results go; killed after it, it has. The reaper goes on from the progress word.
+//!
+//! **A panic** is noted by the hook before anything unwinds: in a thread-local, which becomes the item's error, and in
+//! the slot's last words, which the reaper reads if the process does not survive (`panic = "abort"`, a panic in a
+//! panic). The hook that was there before is called as well.
+
+use super::{
+    slot::{Look, Progress, Ring, Shape},
+    trampoline::{self, overwritten},
+    wire::{
+        self, BUFFERS, CLOSED_AT, Field, Hello, INLINE_AREA, INLINE_BYTES, MAGIC, MAGIC_AT, MAX_COUNT,
+        MAX_MESSAGE, NOWHERE, PAYLOAD, Tag, Task, TooLong, Welcome, pin_tag,
+    },
+};
+use crate::{
+    atomic::{Acquire, Private32, Relaxed, Word64, spin},
+    error::{CreateError, HandleError, TaskError},
+    os::{channel, image, process},
+    segment::{
+        Kind, Object, Place, Segment, Stamp, handle,
+        owner::Owner,
+        words::{load_bytes, store_bytes},
+    },
+};
+use rustix::fd::{AsFd, OwnedFd, RawFd};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    any::Any,
+    backtrace::{Backtrace, BacktraceStatus},
+    cell::{Cell, RefCell},
+    ffi::OsStr,
+    panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind},
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+/// The environment variable that makes a worker: `channel:parent:depth`.
+pub(crate) const MARKER: &str = "ALLMEND_WORKER";
+/// The exit code of a worker that found its ring overwritten.
+pub(crate) const EXIT_DAMAGED: i32 = 98;
+/// The exit code of a worker that was refused, or could not attach: it has said why.
+const EXIT_REFUSED: i32 = 97;
+/// Each sleep ends after this, to look at the parent and at the ring again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How deep in pools within pools this process is.
+static DEPTH: Private32 = Private32::new(0);
+
+/// See [`DEPTH`].
+pub(crate) fn depth() -> u32 {
+    DEPTH.load(Relaxed) // written before `main`
+}
+
+/// What the environment says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Marker {
+    pub(crate) channel: RawFd,
+    pub(crate) parent: u32,
+    pub(crate) depth: u32,
+}
+
+impl Marker {
+    pub(crate) fn parse(text: &OsStr) -> Option<Self> {
+        let mut parts = text.to_str()?.split(':').map(|part| part.parse::<u32>().ok());
+        let marker = Self {
+            channel: RawFd::try_from(parts.next()??).ok()?,
+            parent: parts.next()??,
+            depth: parts.next()??,
+        };
+        parts.next().is_none().then_some(marker)
+    }
+}
+
+impl std::fmt::Display for Marker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.channel, self.parent, self.depth)
+    }
+}
+
+/// The first thing that a worker does.
+pub(crate) fn before_constructors(marker: &Marker) {
+    DEPTH.store(marker.depth, Relaxed);
+    if !matches!(
+        process::die_with_parent(marker.parent),
+        Ok(process::Parent::Alive | process::Parent::Unseen)
+    ) {
+        process::kill_self();
+    }
+}
+
+/// All that a worker knows.
+#[derive(Debug)]
+struct Worker {
+    segment: Arc<Segment>,
+    object: Arc<Object>,
+    shape: Shape,
+    index: u32,
+    key: u64,
+    spins: u32,
+    /// The parent, for whom results are pinned.
+    guardian: Owner,
+    parent_pid: u32,
+}
+
+static WORKER: OnceLock<Worker> = OnceLock::new();
+
+thread_local! {
+    /// The slot of the task that this thread runs.
+    static TASK: Cell<Option<usize>> = const { Cell::new(None) };
+    /// What the hook has seen of that task's panic.
+    static PANIC: RefCell<Option<Seen>> = const { RefCell::new(None) };
+}
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    message: String,
+    location: String,
+    backtrace: String,
+}
+
+/// The rest of the process's life.
+pub(crate) fn run(channel: OwnedFd, marker: Marker) -> ! {
+    // The number came without close-on-exec, through the spawn; a copy has it, and what a task starts shall not
+    // keep our channel open.
+    let channel = match rustix::io::fcntl_setfd(&channel, rustix::io::FdFlags::CLOEXEC) {
+        Ok(()) => channel,
+        Err(_) => std::process::exit(EXIT_REFUSED), // no descriptor: not started by a pool
+    };
+    say(&channel, &Hello::Here);
+    match attach(&channel, &marker) {
+        Ok((worker, me)) => {
+            let worker = WORKER.get_or_init(|| worker);
+            install_hook();
+            if let Err(e) = watch(&channel) {
+                refuse(&channel, e, false);
+            }
+            say(&channel, &Hello::Ready(me.bits()));
+            drop(channel); // the watcher has the other copy
+            worker.work()
+        }
+        Err((why, other_build)) => refuse(&channel, why, other_build),
+    }
+}
+
+fn say(channel: &OwnedFd, hello: &Hello) {
+    let mut bytes = Vec::new();
+    // A parent that cannot be spoken to is gone or going, which the watchers notice.
+    if wire::encode(hello, &mut bytes).is_ok() {
+        let _ = channel::send(channel.as_fd(), &bytes, &[]);
+    }
+}
+
+fn refuse(channel: &OwnedFd, mut why: String, other_build: bool) -> ! {
+    while why.len() > MAX_MESSAGE / 2 {
+        why.pop();
+    }
+    say(channel, &Hello::Refused { why, other_build });
+    std::process::exit(EXIT_REFUSED)
+}
+
+fn attach(channel: &OwnedFd, marker: &Marker) -> Result<(Worker, Owner), (String, bool)> {
+    let error = |e: &dyn std::fmt::Display| (e.to_string(), false);
+    let mut buffer = [0; MAX_MESSAGE];
+    let (len, mut fds) = match channel::receive(channel.as_fd(), &mut buffer, 1, None) {
+        Ok(channel::Received::Message { len, fds }) => (len, fds),
+        Ok(_) => process::kill_self(), // the parent is gone
+        Err(e) => return Err(error(&e)),
+    };
+    let other = || ("the parent runs another build".to_owned(), true);
+    let welcome: Welcome = wire::decode(&buffer[..len]).map_err(|_| other())?;
+    if welcome.magic != MAGIC || welcome.build_id != image::build_id() {
+        return Err(other());
+    }
+    let segment = fds.pop().ok_or(("no segment came with the welcome".to_owned(), false))?;
+    let segment = Segment::adopt(segment).map_err(|e| error(&e))?;
+    let (at, generation) = welcome.ring;
+    let object = segment
+        .open(Place { at, generation }, Kind::PoolRing, (Stamp::NONE, "slots"))
+        .map_err(|e| error(&e))?;
+    let shape = welcome.shape();
+    let sound = Ring::new(object.w32(), object.w64(), shape).is_some()
+        && welcome.index < welcome.workers
+        && object.w64()[MAGIC_AT].load(Acquire) == MAGIC;
+    let guardian = Owner::from_bits(welcome.parent).filter(|_| sound);
+    let guardian = guardian.ok_or_else(|| error(&overwritten()))?;
+    let me = segment.me().map_err(|e| error(&e))?;
+    let worker = Worker {
+        segment,
+        object,
+        shape,
+        index: welcome.index,
+        key: welcome.key,
+        spins: welcome.spins,
+        guardian,
+        parent_pid: marker.parent,
+    };
+    Ok((worker, me))
+}
+
+/// Leaves with the parent, also in the middle of a task.
+fn watch(channel: &OwnedFd) -> Result<(), String> {
+    let channel = channel.try_clone().map_err(|e| e.to_string())?;
+    let body = move || {
+        let mut buffer = [0; MAX_MESSAGE];
+        loop {
+            match channel::receive(channel.as_fd(), &mut buffer, 1, Some(LOOK_AGAIN)) {
+                Ok(channel::Received::Message { .. }) => {}
+                Ok(channel::Received::Nothing) if !orphaned() => {}
+                _ if WORKER.get().is_some_and(Worker::is_closed) => return, // leaves by itself
+                _ => process::kill_self(),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("allmend-watch".into())
+        .stack_size(64 << 10)
+        .spawn(body)
+        .map(drop)
+        .map_err(|e| e.to_string())
+}
+
+fn orphaned() -> bool {
+    WORKER.get().is_some_and(|worker| process::parent(worker.parent_pid) == process::Parent::Gone)
+}
+
+fn install_hook() {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        note_panic(info);
+        previous(info);
+    }));
+}
+
+fn note_panic(info: &PanicHookInfo<'_>) {
+    // With `panic = "abort"` any thread's panic is the end of the task.
+    let slot = TASK.get().or_else(|| {
+        cfg!(panic = "abort").then(|| ABORTS.load(Relaxed) as usize).and_then(|s| s.checked_sub(1))
+    });
+    let Some(slot) = slot else { return };
+    let message = text_of(info.payload());
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    if let Some(task) = WORKER.get().and_then(|worker| Task::new(worker.ring().payload(slot))) {
+        // A panic in a destructor that runs because of a panic: the first one is what happened, the others follow.
+        let before = PANIC.with_borrow(|seen| seen.as_ref().map(|_| task.last_words() + "; then "));
+        task.set_last_words(&format!("{}panicked at {location}: {message}", before.unwrap_or_default()));
+    }
+    let backtrace = Backtrace::capture();
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => backtrace.to_string(),
+        _ => String::new(),
+    };
+    PANIC.set(Some(Seen { message, location, backtrace }));
+}
+
+/// 1 + the running slot, for threads of a task in programs whose panics abort.
+static ABORTS: Private32 = Private32::new(0);
+
+fn text_of(payload: &(dyn Any + Send)) -> String {
+    match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "a panic whose payload is not text".to_owned(),
+    }
+}
+
+/// Private buffers that live as long as the worker.
+#[derive(Debug, Default)]
+struct Buffers {
+    argument: Vec<u8>,
+    record: Vec<u8>,
+}
+
+/// More than this is given back after each batch.
+const KEEP_BYTES: usize = 1 << 20;
+
+impl Worker {
+    fn ring(&self) -> Ring<'_> {
+        Ring::new(self.object.w32(), self.object.w64(), self.shape).expect("checked in the handshake")
+    }
+
+    fn is_closed(&self) -> bool {
+        self.object.w64()[CLOSED_AT].load(Acquire) != 0 // pairs with the Release of the supervisor
+    }
+
+    fn work(&self) -> ! {
+        let ring = self.ring();
+        let mut buffers = Buffers::default();
+        let mut spins = self.spins;
+        loop {
+            let look = match ring.claim(self.index) {
+                Look::Empty if self.is_closed() => std::process::exit(0),
+                // The gap before the next task of a submitter that waits for each is far shorter than a sleep.
+                Look::Empty
+                    if (0..spins).any(|_| {
+                        spin();
+                        ring.has_work()
+                    }) =>
+                {
+                    spins = self.spins;
+                    continue;
+                }
+                Look::Empty => {
+                    spins = (spins / 2).max(self.spins / 16);
+                    ring.idle(self.index, LOOK_AGAIN, || !self.is_closed() && !orphaned())
+                }
+                look => look,
+            };
+            match look {
+                Look::Claimed(slot) if self.batch(&ring, slot, &mut buffers) => {}
+                Look::Claimed(_) | Look::Damaged => std::process::exit(EXIT_DAMAGED),
+                Look::Empty => {}
+            }
+        }
+    }
+
+    /// Runs what is left of a batch. `false`: the slot was overwritten.
+    fn batch(&self, ring: &Ring<'_>, slot: usize, buffers: &mut Buffers) -> bool {
+        let begun = Instant::now();
+        let Some(task) = Task::new(ring.payload(slot)) else { return false };
+        let mut progress = ring.progress(slot);
+        let count = task.get(Field::Count).min(u64::from(MAX_COUNT)) as u32;
+        let code = task.code(self.key);
+        let trampoline = trampoline::resolve(code);
+        let fetched = self.fetch(&task, &mut buffers.argument);
+        let Buffers { argument, record } = buffers;
+        let mut items = wire::records(argument, count);
+        let Some(mut output) = self.output(&task, progress) else { return false };
+        for item in 0..count {
+            let body = match items.next() {
+                Some(Ok(found)) if found.item == item && found.tag == Tag::Argument => Ok(found.body),
+                _ => Err(overwritten()),
+            };
+            if item < progress.items {
+                continue;
+            }
+            let mut call = Call {
+                body: &[],
+                function: code.map_or(0, wire::Sealed::function),
+                record,
+                item,
+                guardian: self.guardian,
+                tag: pin_tag(task.get(Field::Serial), item),
+            };
+            call.record.clear();
+            let done = match (&trampoline, &fetched, body) {
+                (Err(e), _, _) | (_, Err(e), _) => Err(e.clone()),
+                (_, _, Err(e)) => Err(e),
+                (Ok(trampoline), Ok(()), Ok(body)) => {
+                    call.body = body;
+                    self.guarded(slot, &task, *trampoline, &mut call)
+                }
+            };
+            if let Err(e) = done {
+                call.record.clear();
+                call.fail(&e);
+            }
+            if let Err(e) = output.append(&mut progress, record) {
+                record.clear();
+                Call { body: &[], function: 0, record, item, guardian: self.guardian, tag: 0 }
+                    .fail(&no_memory(e));
+                // Without room for the error either, the parent finds no record and says so.
+                let _ = output.append(&mut progress, record);
+            }
+            progress.items = item + 1;
+            ring.commit(slot, progress);
+        }
+        drop(items);
+        for buffer in [argument, record] {
+            if buffer.capacity() > KEEP_BYTES {
+                *buffer = Vec::new();
+            }
+        }
+        task.set(Field::Nanos, begun.elapsed().as_nanos() as u64);
+        ring.finish(slot, self.index)
+    }
+
+    /// One item; a panic becomes its error.
+    fn guarded(
+        &self,
+        slot: usize,
+        task: &Task<'_>,
+        trampoline: trampoline::Trampoline,
+        call: &mut Call<'_>,
+    ) -> Result<(), TaskError> {
+        if PANIC.take().is_some() {
+            task.set(Field::LastWordsBytes, 0); // the item before caught a panic by itself
+        }
+        TASK.set(Some(slot));
+        if cfg!(panic = "abort") {
+            ABORTS.store(slot as u32 + 1, Relaxed); // read by this task's own threads
+        }
+        // Unwind safe: what the panic left half done is the record, which is cleared, and what the task itself holds.
+        let done = catch_unwind(AssertUnwindSafe(|| trampoline(call)));
+        TASK.set(None);
+        done.unwrap_or_else(|payload| {
+            let seen = PANIC.take().unwrap_or_else(|| Seen {
+                message: text_of(&*payload),
+                location: "an unknown place".into(), // `resume_unwind`, or the task replaced the hook
+                ..Seen::default()
+            });
+            task.set(Field::LastWordsBytes, 0);
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again); // a payload whose drop panics with a payload ...
+            }
+            let Seen { message, location, backtrace } = seen;
+            Err(TaskError::Panicked { message, location, backtrace, pid: process::pid() })
+        })
+    }
+
+    /// The argument of a task, in private memory.
+    fn fetch(&self, task: &Task<'_>, into: &mut Vec<u8>) -> Result<(), TaskError> {
+        let bytes = usize::try_from(task.get(Field::ArgumentBytes)).map_err(|_| overwritten())?;
+        into.clear();
+        let place = task.argument();
+        if place == NOWHERE {
+            if bytes > INLINE_BYTES {
+                return Err(overwritten());
+            }
+            into.resize(bytes, 0);
+            load_bytes(task.argument_area(), into);
+            return Ok(());
+        }
+        let object = self.segment.open(place, Kind::Buffer, (Stamp::NONE, "bytes"))?;
+        if bytes.div_ceil(8) > object.w64().len() {
+            return Err(overwritten());
+        }
+        into.resize(bytes, 0);
+        load_bytes(object.w64(), into);
+        Ok(())
+    }
+
+    /// The result area as the progress word names it.
+    fn output<'a>(&'a self, task: &Task<'a>, progress: Progress) -> Option<Output<'a>> {
+        let buffer = match progress.area {
+            INLINE_AREA => None,
+            area => {
+                let place = task.result_place(area)?;
+                Some(self.segment.open(place, Kind::Buffer, (Stamp::NONE, "bytes")).ok()?)
+            }
+        };
+        let output = Output { worker: self, task: *task, area: progress.area, buffer };
+        (progress.bytes % 8 == 0 && progress.bytes as usize / 8 <= output.words().len()).then_some(output)
+    }
+}
+
+fn no_memory(e: CreateError) -> TaskError {
+    TaskError::Pool(e.into())
+}
+
+/// Where records go.
+struct Output<'a> {
+    worker: &'a Worker,
+    task: Task<'a>,
+    area: u8,
+    buffer: Option<Arc<Object>>,
+}
+
+impl Output<'_> {
+    fn words(&self) -> &[Word64] {
+        self.buffer.as_ref().map_or(self.task.result_area(), |buffer| buffer.w64())
+    }
+
+    /// Writes a record behind those that `progress` counts, and notes it there; the caller commits.
+    fn append(&mut self, progress: &mut Progress, record: &[u8]) -> Result<(), CreateError> {
+        let at = progress.bytes as usize / 8;
+        let words = at + record.len() / 8;
+        if words > self.words().len() {
+            self.grow(at, words)?;
+        }
+        store_bytes(&self.words()[at..], record);
+        progress.bytes += record.len() as u64;
+        progress.area = self.area;
+        Ok(())
+    }
+
+    /// Moves to a larger buffer. The old one stays pinned until the parent has the results.
+    #[cold]
+    fn grow(&mut self, used: usize, needed: usize) -> Result<(), CreateError> {
+        let segment = &self.worker.segment;
+        let words = needed.max(2 * self.words().len()).next_multiple_of(8);
+        let buffer = segment.create(Kind::Buffer, Stamp::NONE, 0, words, |_| ())?;
+        segment.pin(&buffer, self.worker.guardian, pin_tag(self.task.get(Field::Serial), BUFFERS))?;
+        for (to, from) in buffer.w64().iter().zip(&self.words()[..used]) {
+            to.store(from.load(Relaxed), Relaxed); // our own words; handed over by the commit
+        }
+        self.area = if self.area == 1 { 2 } else { 1 };
+        self.task.set_result_place(self.area, buffer.place());
+        self.buffer = Some(buffer);
+        Ok(())
+    }
+}
+
+/// One item, as the trampoline sees it.
+pub(crate) struct Call<'a> {
+    body: &'a [u8],
+    function: u64,
+    record: &'a mut Vec<u8>,
+    item: u32,
+    guardian: Owner,
+    tag: u64,
+}
+
+impl Call<'_> {
+    /// The offset of a function that was chosen at run time.
+    pub(crate) fn function(&self) -> Option<u64> {
+        self.function.checked_sub(1)
+    }
+
+    /// Its argument.
+    pub(crate) fn argument<A: DeserializeOwned>(&self) -> Result<A, TaskError> {
+        let (decoded, failure) = handle::decode(|| wire::decode(self.body));
+        decoded.map_err(|e| codec(e, failure))
+    }
+
+    /// Its result. Handles in it are kept for the parent, in whose segment they are.
+    pub(crate) fn give<R: Serialize>(&mut self, result: &R) -> Result<(), TaskError> {
+        let (item, guardian, tag) = (self.item, self.guardian, self.tag);
+        wire::push_record(self.record, item, Tag::Value, |out| {
+            let (encoded, failure) = handle::encode_result(guardian, tag, || wire::encode(result, out));
+            encoded.map_err(|e| codec(e, failure))
+        })?;
+        if self.record.len() >= wire::LEAST_HANDLE {
+            wire::mark_pinned(self.record, 0);
+        }
+        Ok(())
+    }
+
+    /// Its error.
+    fn fail(&mut self, e: &TaskError) {
+        let written = wire::push_record(self.record, self.item, Tag::Error, |out| {
+            wire::encode(e, out).map_err(|e| codec(e, None))
+        });
+        // An error is text and numbers; that it does not encode cannot happen, and leaves no record if it does.
+        if written.is_ok() {
+            wire::mark_pinned(self.record, 0); // the result may have failed behind a handle
+        }
+    }
+}
+
+/// The error of serde's work, with its typed cause if a handle was that.
+pub(crate) fn codec(e: postcard::Error, failure: Option<HandleError>) -> TaskError {
+    failure.map_or_else(|| TaskError::Codec(e.to_string()), TaskError::Handle)
+}
+
+impl From<TooLong> for TaskError {
+    fn from(_: TooLong) -> Self {
+        TaskError::Codec("more than 4 GiB in one argument or result".into())
+    }
+}
+
+const _: () = assert!(PAYLOAD < 1 << 16);

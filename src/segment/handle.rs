@@ -1,0 +1,113 @@
+//! Handles by serde: an object's name, and who keeps the object while only the name exists.
+//!
+//! A handle is `(segment id, offset, generation)`. It can travel inside the pool only, which opens one of three scopes
+//! around serde's work:
+//!
+//! | scope | what a handle does there |
+//! |---|---|
+//! | argument | the submitter keeps the object (an `Arc`) until the task is resolved |
+//! | result | the worker pins it for the guardian, who unpins it when it has decoded |
+//! | decode | becomes an object again, held by this process |
+//!
+//! Outside of these a handle neither serialises nor deserialises ([`HandleError::OutsidePool`]): a name that nobody
+//! keeps would dangle. serde's errors carry text at best, so the typed cause is kept beside and taken by the scope.
+
+use super::{Kind, Object, Place, Segment, Stamp, owner::Owner};
+use crate::error::HandleError;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use std::{cell::RefCell, sync::Arc};
+
+enum Scope {
+    Argument(Vec<Arc<Object>>),
+    Result { guardian: Owner, tag: u64 },
+    Decode,
+}
+
+thread_local! {
+    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+    static FAILURE: RefCell<Option<HandleError>> = const { RefCell::new(None) };
+}
+
+/// Puts the previous scope back, also when serde's or a user's code panics.
+struct Restore(Option<Scope>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        SCOPE.set(self.0.take());
+    }
+}
+
+fn within<R>(scope: Scope, f: impl FnOnce() -> R) -> (R, Option<Scope>, Option<HandleError>) {
+    FAILURE.take();
+    let outer = Restore(SCOPE.replace(Some(scope)));
+    let result = f();
+    let scope = SCOPE.take();
+    drop(outer);
+    (result, scope, FAILURE.take())
+}
+
+/// Runs `f`, which serialises a task's argument; gives the objects that the submitter must keep.
+pub(crate) fn encode_argument<R>(f: impl FnOnce() -> R) -> (R, Vec<Arc<Object>>, Option<HandleError>) {
+    let (result, scope, failure) = within(Scope::Argument(Vec::new()), f);
+    let kept = if let Some(Scope::Argument(kept)) = scope { kept } else { Vec::new() };
+    (result, kept, failure)
+}
+
+/// Runs `f`, which serialises a task's result; each handle in it is pinned for `guardian` under `tag`.
+pub(crate) fn encode_result<R>(guardian: Owner, tag: u64, f: impl FnOnce() -> R) -> (R, Option<HandleError>) {
+    let (result, _, failure) = within(Scope::Result { guardian, tag }, f);
+    (result, failure)
+}
+
+/// Runs `f`, which deserialises an argument or a result.
+pub(crate) fn decode<R>(f: impl FnOnce() -> R) -> (R, Option<HandleError>) {
+    let (result, _, failure) = within(Scope::Decode, f);
+    (result, failure)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Name {
+    segment: (u64, u64),
+    at: u64,
+    generation: u64,
+}
+
+/// For the `Serialize` of every handle.
+pub(crate) fn serialize<S: Serializer>(object: &Arc<Object>, serializer: S) -> Result<S::Ok, S::Error> {
+    let kept = SCOPE.with_borrow_mut(|scope| match scope {
+        Some(Scope::Argument(kept)) => {
+            kept.push(Arc::clone(object));
+            Ok(())
+        }
+        Some(Scope::Result { guardian, tag }) => {
+            object.segment().pin(object, *guardian, *tag).map_err(HandleError::from)
+        }
+        _ => Err(HandleError::OutsidePool),
+    });
+    if let Err(e) = kept {
+        FAILURE.set(Some(e.clone()));
+        return Err(ser::Error::custom(e));
+    }
+    let (id, place) = (object.segment().id(), object.place());
+    Name { segment: (id as u64, (id >> 64) as u64), at: place.at, generation: place.generation }
+        .serialize(serializer)
+}
+
+/// For the `Deserialize` of every handle: the object, held, if it is there and is one of that kind and type.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    kind: Kind,
+    expected: (Stamp, &str),
+) -> Result<Arc<Object>, D::Error> {
+    let fail = |e: HandleError| {
+        FAILURE.set(Some(e.clone()));
+        de::Error::custom(e)
+    };
+    if !SCOPE.with_borrow(|scope| matches!(scope, Some(Scope::Decode))) {
+        return Err(fail(HandleError::OutsidePool));
+    }
+    let name = Name::deserialize(deserializer)?;
+    let id = u128::from(name.segment.0) | u128::from(name.segment.1) << 64;
+    let segment = Segment::by_id(id).ok_or(HandleError::UnknownSegment).map_err(fail)?;
+    segment.open(Place { at: name.at, generation: name.generation }, kind, expected).map_err(fail)
+}

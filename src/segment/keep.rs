@@ -1,0 +1,285 @@
+//! How long an object lives: as long as a process holds it, or a result that was not delivered yet pins it.
+//!
+//! **Holder bits**: one per slot, in the object's record. A process sets its bit when the first handle to the object
+//! appears in it and clears it with the last (the count between is private). **Pins**: rows of the pin table that name
+//! the object; a worker makes one for each handle in a result, and the process that waits for the result (the
+//! guardian) takes it away once it holds the object itself. Both are facts by identity: what a dead process left is
+//! found by its slot and cleared by whoever has the right to (`participants`, invariant 1).
+//!
+//! **Freeing.** Whoever takes the last bit or pin away moves the block LIVE -> DYING(me), looks at bits and pins once
+//! more, and either frees it or puts LIVE back and looks again.
+//! **Holding.** Set the bit, then look at the state: LIVE with the right generation is held; DYING is put back to LIVE
+//! by the holder itself (so a stopped process that was about to free blocks nobody); anything else: take the bit back.
+//!
+//! Proof sketch that nothing held is freed. Holder H: (h1) set bit, fence, (h2) read state. Freer F: (f1) state :=
+//! DYING, fence, (f2) read bits and pins, (f3) CAS DYING -> FREE. The fences are SeqCst. If H's h2 read a state from
+//! before f1, then h1 is before f2, so F sees the bit and does not free. If h2 read DYING, H puts LIVE back by CAS:
+//! either that succeeds, and f3 fails, or f3 succeeded first, and H finds the object gone. A pin that was there when
+//! the object was LIVE goes only after its guardian's h1 and h2, so F finds the pin or the bit.
+//! Proof sketch that nothing is forgotten. Who takes the last bit or pin away looks after it; if it finds DYING(F), then
+//! F looks again after putting LIVE back (fence between), and finds nothing.
+//!
+//! Killed here? After clearing the last bit: a LIVE block without bits and pins; [`Keep::clear_slot`] frees it. In
+//! DYING or while a run is taken apart: the block names the dead process, which `clear_slot` continues. A pin row that
+//! is CLAIMED by a dead process is freed; a SET one goes with its guardian.
+//!
+//! **Pin row** (8 words): 0 state: FREE 0, CLAIMED(pinner) 1, SET(pinner) 2 (tag in the low 2 bits); 1 offset;
+//! 2 generation; 3 guardian; 4 tag (the pool's: which task and item).
+
+use super::{
+    extents::{self, Block, Extents, Hints, State},
+    layout::{PIN_ROW, PIN_ROWS, header},
+    owner::Owner,
+    record,
+};
+use crate::{
+    atomic::{AcqRel, Acquire, Relaxed, Release, SeqCst, Word64, fence},
+    error::{CreateError, HandleError},
+};
+
+/// An object's name within its segment.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Place {
+    pub(crate) at: u64,
+    pub(crate) generation: u64,
+}
+
+/// Rows of the pin table are given memory this many at a time.
+const PIN_STEP: u64 = 64;
+
+const CLAIMED: u64 = 1;
+const SET: u64 = 2;
+
+/// Lives of objects in one segment, for as long as a call lasts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep<'a> {
+    pub(crate) extents: Extents<'a>,
+    pub(crate) me: Owner,
+}
+
+impl<'a> Keep<'a> {
+    pub(crate) fn record(&self, block: &Block, word: u64) -> &'a Word64 {
+        self.extents.bytes.w64(block.at + word * 8)
+    }
+
+    fn holder_word(&self, block: &Block, slot: u32) -> &'a Word64 {
+        self.record(block, record::HOLDERS + u64::from(slot) / 64)
+    }
+
+    fn is_held(&self, block: &Block) -> bool {
+        let words = self.extents.geometry.holder_words();
+        // Acquire: pairs with the Release of a bit that was cleared; what that process pinned before is seen.
+        (0..words).any(|i| self.record(block, record::HOLDERS + i).load(Acquire) != 0)
+    }
+
+    /// Sets our bit in a block that is still PENDING: nobody else looks yet.
+    pub(crate) fn hold_new(&self, block: &Block) {
+        // A bit by itself, never a store: a stale handle elsewhere may have set its bit for a moment.
+        self.holder_word(block, self.me.slot()).fetch_or(bit(self.me.slot()), Relaxed);
+    }
+
+    fn is(&self, block: &Block, generation: u64) -> bool {
+        self.record(block, record::GENERATION).load(Relaxed) == generation
+    }
+
+    /// Sets our bit, if the object is there and ours is not set yet (the caller knows).
+    pub(crate) fn hold(&self, place: Place) -> Result<Block, HandleError> {
+        let block = self.extents.locate(place.at).ok_or(HandleError::Gone)?;
+        let word = self.extents.state(&block);
+        // Acquire: the record is whole. A look before anything is written: most stale handles end here.
+        let state = State::decode(word.load(Acquire));
+        if !matches!(state, Some(State::Live | State::Dying(_))) || !self.is(&block, place.generation) {
+            return Err(HandleError::Gone);
+        }
+        self.holder_word(&block, self.me.slot()).fetch_or(bit(self.me.slot()), AcqRel);
+        fence(SeqCst); // h1 before h2
+        loop {
+            let seen = word.load(Acquire);
+            match State::decode(seen) {
+                Some(State::Live) if self.is(&block, place.generation) => return Ok(block),
+                Some(State::Dying(_)) if self.is(&block, place.generation) => {
+                    let _ = word.compare_exchange(seen, State::Live.encode(), AcqRel, Relaxed);
+                }
+                _ => {
+                    self.release(None, &block);
+                    return Err(HandleError::Gone);
+                }
+            }
+        }
+    }
+
+    /// Clears our bit, and frees the object if nobody else keeps it.
+    pub(crate) fn release(&self, hints: Option<&mut Hints>, block: &Block) {
+        // Release: what we did with the object is done; pairs with the Acquire in `is_held`.
+        self.holder_word(block, self.me.slot()).fetch_and(!bit(self.me.slot()), AcqRel);
+        self.free_if_unkept(hints, block);
+    }
+
+    fn free_if_unkept(&self, hints: Option<&mut Hints>, block: &Block) {
+        let (word, live, dying) =
+            (self.extents.state(block), State::Live.encode(), State::Dying(self.me).encode());
+        loop {
+            fence(SeqCst);
+            if self.is_held(block) || word.compare_exchange(live, dying, AcqRel, Relaxed).is_err() {
+                return;
+            }
+            fence(SeqCst); // f1 before f2
+            if !self.is_held(block) && !self.is_pinned(block) {
+                self.extents.free(hints, block, State::Dying(self.me), self.me);
+                return;
+            }
+            if word.compare_exchange(dying, live, AcqRel, Relaxed).is_err() {
+                return; // a holder was faster
+            }
+            fence(SeqCst); // a pin that went since found DYING: so we look, not it
+            if self.is_pinned(block) {
+                return;
+            }
+        }
+    }
+
+    // ---- pins ----
+
+    fn pin_word(&self, row: u64, word: u64) -> &'a Word64 {
+        self.extents.bytes.w64(self.extents.geometry.pin_at(row) + word * 8)
+    }
+
+    fn pin_rows(&self) -> std::ops::Range<u64> {
+        // Acquire: pairs with the Release in `claim_pin_row`; a row is within the range before it is SET.
+        let used = self.extents.bytes.w64(header::PINS_USED).load(Acquire);
+        let committed = self.extents.bytes.w64(header::PINS_COMMITTED).load(Acquire);
+        0..used.min(committed).min(PIN_ROWS)
+    }
+
+    fn is_pinned(&self, block: &Block) -> bool {
+        if self.record(block, record::PINNED).load(Relaxed) == 0 {
+            return false;
+        }
+        let generation = self.record(block, record::GENERATION).load(Relaxed);
+        self.pin_rows().any(|row| {
+            self.pin_word(row, 0).load(Acquire) & 3 == SET
+                && self.pin_word(row, 1).load(Relaxed) == block.at
+                && self.pin_word(row, 2).load(Relaxed) == generation
+        })
+    }
+
+    fn claim_pin_row(&self) -> Result<u64, CreateError> {
+        let claimed = CLAIMED | u64::from(self.me.bits()) << 2;
+        let take = |row| {
+            let state = self.pin_word(row, 0);
+            state.load(Relaxed) == 0 && state.compare_exchange(0, claimed, AcqRel, Relaxed).is_ok()
+        };
+        loop {
+            if let Some(row) = self.pin_rows().find(|&row| take(row)) {
+                return Ok(row);
+            }
+            let (used, committed) =
+                (self.extents.bytes.w64(header::PINS_USED), self.extents.bytes.w64(header::PINS_COMMITTED));
+            let (now, have) = (used.load(Acquire), committed.load(Acquire));
+            if now >= PIN_ROWS {
+                return Err(CreateError::Full { bytes: PIN_ROW });
+            }
+            if now >= have {
+                let more = PIN_STEP.min(PIN_ROWS - have);
+                extents::commit(self.extents.observer, self.extents.geometry.pin_at(have), more * PIN_ROW)?;
+                // Release: who sees the new bound may touch the rows. A lost race means that it has risen already.
+                let _ = committed.compare_exchange(have, have + more, Release, Relaxed);
+            }
+            let _ = used.compare_exchange(now, now + 1, AcqRel, Relaxed);
+        }
+    }
+
+    /// Keeps an object that we hold until `guardian` unpins it.
+    pub(crate) fn pin(&self, place: Place, guardian: Owner, tag: u64) -> Result<(), CreateError> {
+        let Some(block) = self.extents.locate(place.at) else {
+            return Err(CreateError::Damaged("an extent of a held object".into()));
+        };
+        self.record(&block, record::PINNED).store(1, Relaxed);
+        let row = self.claim_pin_row()?;
+        self.pin_word(row, 1).store(place.at, Relaxed);
+        self.pin_word(row, 2).store(place.generation, Relaxed);
+        self.pin_word(row, 3).store(u64::from(guardian.bits()), Relaxed);
+        self.pin_word(row, 4).store(tag, Relaxed);
+        // Release: the row is whole. Also orders PINNED before our own bit can be seen cleared.
+        self.pin_word(row, 0).store(SET | u64::from(self.me.bits()) << 2, Release);
+        Ok(())
+    }
+
+    /// Takes away the pins that `choose(pinner, guardian, tag)` names, and frees what nobody else keeps.
+    pub(crate) fn unpin(&self, choose: impl Fn(Option<Owner>, Option<Owner>, u64) -> bool) {
+        for row in self.pin_rows() {
+            let state = self.pin_word(row, 0).load(Acquire);
+            let pinner = Owner::from_bits((state >> 2) as u32);
+            let guardian = Owner::from_bits(self.pin_word(row, 3).load(Relaxed) as u32);
+            if state & 3 != SET || !choose(pinner, guardian, self.pin_word(row, 4).load(Relaxed)) {
+                continue;
+            }
+            let place = Place {
+                at: self.pin_word(row, 1).load(Relaxed),
+                generation: self.pin_word(row, 2).load(Relaxed),
+            };
+            if self.pin_word(row, 0).compare_exchange(state, 0, AcqRel, Relaxed).is_err() {
+                continue;
+            }
+            if let Some(block) = self.extents.locate(place.at)
+                && self.is(&block, place.generation)
+            {
+                self.free_if_unkept(None, &block);
+            }
+        }
+    }
+
+    /// How many pins there are.
+    pub(crate) fn pins(&self) -> u64 {
+        self.pin_rows().filter(|&row| self.pin_word(row, 0).load(Relaxed) & 3 == SET).count() as u64
+    }
+
+    // ---- the dead ----
+
+    /// Clears what the dead owners of `slot` left. The caller has the exclusive right to.
+    pub(crate) fn clear_slot(&self, slot: u32) {
+        let dead = |owner: Owner| owner.slot() == slot && owner != self.me;
+        for row in self.pin_rows() {
+            let state = self.pin_word(row, 0).load(Acquire);
+            if state & 3 == CLAIMED && Owner::from_bits((state >> 2) as u32).is_some_and(dead) {
+                let _ = self.pin_word(row, 0).compare_exchange(state, 0, AcqRel, Relaxed);
+            }
+        }
+        self.unpin(|_, guardian, _| guardian.is_some_and(dead));
+        for extent in self.extents.used() {
+            self.extents.sweep_extent(extent, dead);
+            for block in self.extents.blocks(extent) {
+                self.clear_block(&block, slot, dead);
+            }
+        }
+    }
+
+    fn clear_block(&self, block: &Block, slot: u32, dead: impl Fn(Owner) -> bool) {
+        let word = self.extents.state(block);
+        let seen = word.load(Acquire);
+        match State::decode(seen) {
+            Some(State::Pending(owner)) if dead(owner) => {
+                self.holder_word(block, slot).fetch_and(!bit(slot), AcqRel);
+                self.extents.free(None, block, State::Pending(owner), self.me);
+            }
+            Some(State::Dying(owner)) if dead(owner) => {
+                self.holder_word(block, slot).fetch_and(!bit(slot), AcqRel);
+                let _ = word.compare_exchange(seen, State::Live.encode(), AcqRel, Relaxed);
+                self.free_if_unkept(None, block);
+            }
+            Some(State::Live) => {
+                let holders = self.holder_word(block, slot);
+                if holders.load(Relaxed) & bit(slot) != 0 {
+                    holders.fetch_and(!bit(slot), AcqRel);
+                }
+                // Also for those whose last holder died between its bit and the rest.
+                self.free_if_unkept(None, block);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn bit(slot: u32) -> u64 {
+    1 << (slot % 64)
+}

@@ -1,0 +1,563 @@
+//! Segments: bytes that several processes share, the objects in them, and who takes part.
+//!
+//! ```text
+//! mod            attach, create, open: the face of the room      object   an object as one process sees it
+//! layout         where everything is                             handle   objects by serde, inside the pool's wire
+//! bytes          from an offset to a word                        verify   is every byte free, or reachable once
+//! participants   who takes part, and who died                    owner    the number that names a process
+//! extents        memory and blocks                               record   the words before an object's body
+//! keep           how long an object lives                        words    bytes in and out of words
+//! ```
+//!
+//! What is private to a process (how many handles it has, its claim to a slot) is in [`Local`], behind one lock, taken
+//! before each fork and released after it on both sides. No other process ever waits for it.
+
+pub(crate) mod owner;
+pub(crate) mod words;
+
+#[cfg(not(loom))]
+mod bytes;
+#[cfg(not(loom))]
+mod extents;
+#[cfg(not(loom))]
+pub(crate) mod handle;
+#[cfg(not(loom))]
+mod keep;
+#[cfg(not(loom))]
+mod layout;
+#[cfg(not(loom))]
+mod object;
+#[cfg(not(loom))]
+mod participants;
+#[cfg(not(loom))]
+pub(crate) mod record;
+#[cfg(not(loom))]
+mod verify;
+
+#[cfg(not(loom))]
+pub use self::verify::Report;
+#[cfg(not(loom))]
+pub(crate) use self::{
+    attached::Segment,
+    keep::Place,
+    object::Object,
+    record::{Kind, Stamp},
+};
+
+/// Places for processes in a private segment: what fits into two words of holder bits. More cost every object.
+#[cfg(not(loom))]
+const DEFAULT_MAX_PROCESSES: u32 = 127;
+
+#[cfg(not(loom))]
+mod attached {
+    use super::{
+        DEFAULT_MAX_PROCESSES,
+        bytes::Bytes,
+        extents::{Extents, Hints, State},
+        keep::{Keep, Place},
+        layout::{EXTENT, Geometry, MAGIC, VERSION, header},
+        object::Object,
+        owner::Owner,
+        participants::Participants,
+        record::{self, Kind, Stamp},
+    };
+    use crate::{
+        atomic::{self, Acquire, Private32, Relaxed, Release, Rule},
+        error::{CreateError, HandleError, OsError},
+        os::{
+            fork,
+            liveness::{DescriptorsLost, Observer},
+            memory::{self, Anchor, ForkAware, Mapping},
+        },
+    };
+    use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+    use std::{
+        cell::RefCell,
+        collections::HashMap,
+        sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    };
+
+    /// A mapped segment in which this process takes part.
+    #[derive(Debug)]
+    pub(crate) struct Segment {
+        id: u128,
+        geometry: Geometry,
+        bytes: Bytes,
+        observer: Observer,
+        /// Our owner id; 0 in a forked child that has not attached yet.
+        identity: ForkAware,
+    }
+
+    /// What is private to this process.
+    #[derive(Default)]
+    struct Local {
+        /// Where objects go that were not put anywhere else.
+        default: Option<Arc<Segment>>,
+        segments: HashMap<u128, Own>,
+    }
+
+    /// Our part in one segment.
+    struct Own {
+        segment: Weak<Segment>,
+        anchor: Option<Anchor>,
+        objects: HashMap<u64, Held>,
+        hints: Hints,
+    }
+
+    /// An object that this process holds.
+    struct Held {
+        generation: u64,
+        /// How many [`Object`]s of it are not dropped yet: for a moment there may be two.
+        instances: usize,
+        object: Weak<Object>,
+    }
+
+    static LOCAL: Mutex<Option<Local>> = Mutex::new(None);
+
+    thread_local! {
+        static OVER_FORK: RefCell<Option<MutexGuard<'static, Option<Local>>>> = const { RefCell::new(None) };
+    }
+
+    extern "C" fn before_fork() {
+        let guard = LOCAL.lock().unwrap_or_else(PoisonError::into_inner);
+        // A thread that is past its destructors forks without the lock: nothing better can be done for it.
+        let _ = OVER_FORK.try_with(|stash| stash.replace(Some(guard)));
+    }
+
+    extern "C" fn after_fork() {
+        let _ = OVER_FORK.try_with(|stash| drop(stash.take()));
+    }
+
+    fn local() -> Result<MutexGuard<'static, Option<Local>>, CreateError> {
+        static HOOK: OnceLock<Result<(), OsError>> = OnceLock::new();
+        HOOK.get_or_init(|| fork::at_fork(before_fork, after_fork)).clone()?;
+        Ok(LOCAL.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    impl Local {
+        fn own(&mut self, segment: &Segment) -> Option<&mut Own> {
+            self.segments.get_mut(&segment.id)
+        }
+    }
+
+    impl Segment {
+        /// The process's own private segment, made at first use; in a worker the pool's.
+        pub(crate) fn default_segment() -> Result<Arc<Self>, CreateError> {
+            let mut local = local()?;
+            let local = local.get_or_insert_default();
+            if let Some(segment) = &local.default {
+                return Ok(Arc::clone(segment));
+            }
+            let mut geometry = Geometry::default_private()?;
+            loop {
+                match Self::create_private(geometry) {
+                    Ok((segment, own)) => {
+                        local.segments.insert(segment.id, own);
+                        local.default = Some(Arc::clone(&segment));
+                        return Ok(segment);
+                    }
+                    // Less address space than memory (RLIMIT_AS): half of it may do.
+                    Err(CreateError::Os(OsError { errno: libc::ENOMEM | libc::EFBIG, .. })) => {
+                        let half = geometry.reserve / 2 / EXTENT * EXTENT;
+                        geometry = Geometry::new(half, DEFAULT_MAX_PROCESSES)
+                            .ok_or(CreateError::Full { bytes: geometry.reserve })?;
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+
+        fn create_private(geometry: Geometry) -> Result<(Arc<Self>, Own), CreateError> {
+            let fd = memory::create_sealed(geometry.reserve)?;
+            let segment = Self {
+                id: memory::random_id()?,
+                geometry,
+                bytes: Bytes::new(Mapping::new(fd.as_fd(), geometry.reserve as usize)?),
+                observer: Observer::open(fd.as_fd())?,
+                identity: ForkAware::new()?,
+            };
+            super::extents::commit(&segment.observer, 0, geometry.pins_at)?;
+            let header = |at, value| segment.bytes.w64(at).store(value, Relaxed);
+            header(header::VERSION, VERSION);
+            header(header::ID, segment.id as u64);
+            header(header::ID + 8, (segment.id >> 64) as u64);
+            header(header::RESERVE, geometry.reserve);
+            header(header::MAX_PROCESSES, u64::from(geometry.max_processes));
+            header(header::GENERATION, 1);
+            // Release: layout, invariant 2.
+            segment.bytes.w64(header::MAGIC).store(MAGIC, Release);
+            segment.attached()
+        }
+
+        /// Takes part in a private segment that another process made, and makes it this process's default.
+        pub(crate) fn adopt(fd: OwnedFd) -> Result<Arc<Self>, CreateError> {
+            let damaged = |what: &'static str| CreateError::Damaged(what.into());
+            if !memory::is_sealed(fd.as_fd()) {
+                return Err(damaged("its size is not sealed"));
+            }
+            let (size, _) = memory::stat(fd.as_fd())?;
+            if size < EXTENT || size > isize::MAX as u64 {
+                return Err(damaged("its size is not one of ours"));
+            }
+            let bytes = Bytes::new(Mapping::new(fd.as_fd(), size as usize)?);
+            if bytes.w64(header::MAGIC).load(Acquire) != MAGIC {
+                return Err(damaged("no segment of ours, or not ready"));
+            }
+            if bytes.w64(header::VERSION).load(Relaxed) != VERSION {
+                return Err(damaged("another version of the layout"));
+            }
+            let max = u32::try_from(bytes.w64(header::MAX_PROCESSES).load(Relaxed)).unwrap_or(0);
+            let geometry = Geometry::new(bytes.w64(header::RESERVE).load(Relaxed), max)
+                .filter(|g| g.reserve == size)
+                .ok_or(damaged("its sizes contradict each other"))?;
+            let half = |at| u128::from(bytes.w64(at).load(Relaxed));
+            let id = half(header::ID) | half(header::ID + 8) << 64;
+            let mut local = local()?;
+            let local = local.get_or_insert_default();
+            if let Some(segment) = local.segments.get(&id).and_then(|own| own.segment.upgrade()) {
+                local.default = Some(Arc::clone(&segment));
+                return Ok(segment);
+            }
+            let (segment, own) = Self {
+                id,
+                geometry,
+                bytes,
+                observer: Observer::open(fd.as_fd())?,
+                identity: ForkAware::new()?,
+            }
+            .attached()?;
+            local.segments.insert(id, own);
+            local.default = Some(Arc::clone(&segment));
+            Ok(segment)
+        }
+
+        fn attached(self) -> Result<(Arc<Self>, Own), CreateError> {
+            let (me, anchor) = self.participants().attach(|me| self.clear_own_slot(me))?;
+            self.identity.word().store(me.bits(), Release);
+            let segment = Arc::new(self);
+            let own = Own {
+                segment: Arc::downgrade(&segment),
+                anchor: Some(anchor),
+                objects: HashMap::new(),
+                hints: Hints::default(),
+            };
+            Ok((segment, own))
+        }
+
+        fn clear_own_slot(&self, me: Owner) {
+            if atomic::broken(Rule::SweepTheDead) {
+                return;
+            }
+            self.keep(me).clear_slot(me.slot());
+        }
+
+        /// In a forked child, at first use: an identity of its own, and a hold on all that it inherited.
+        #[cold]
+        fn attach_again(&self) -> Result<Owner, CreateError> {
+            let mut inherited = Vec::new(); // dropped after the lock: a last handle takes it again
+            let mut local = local()?;
+            if let Some(me) = self.me_now() {
+                return Ok(me); // another thread was faster
+            }
+            let own = local.as_mut().and_then(|local| local.own(self));
+            let own = own.ok_or(CreateError::Damaged("a segment without a record of our own".into()))?;
+            if let Some(anchor) = own.anchor.take() {
+                anchor.not_inherited();
+            }
+            let (me, anchor) = self.participants().attach(|me| self.clear_own_slot(me))?;
+            own.anchor = Some(anchor);
+            let keep = self.keep(me);
+            for (&at, held) in &own.objects {
+                let object = held.object.upgrade();
+                if keep.hold(Place { at, generation: held.generation }).is_err()
+                    && let Some(object) = &object
+                {
+                    object.set_lost();
+                }
+                inherited.push(object);
+            }
+            self.identity.word().store(me.bits(), Release);
+            drop(local);
+            Ok(me)
+        }
+
+        /// This process's name in the segment. Attaches anew in a forked child.
+        #[inline]
+        pub(crate) fn me(&self) -> Result<Owner, CreateError> {
+            match self.me_now() {
+                Some(me) => Ok(me),
+                None => self.attach_again(),
+            }
+        }
+
+        /// As [`Self::me`], `None` in a forked child that has not attached yet.
+        #[inline(always)]
+        pub(crate) fn me_now(&self) -> Option<Owner> {
+            // Relaxed: it changes only before anybody can use it.
+            Owner::from_private(self.identity.word().load(Relaxed))
+        }
+
+        /// The word behind [`Self::me_now`].
+        pub(super) fn identity(&self) -> &'static Private32 {
+            self.identity.word()
+        }
+
+        /// What tells this segment from all others.
+        pub(crate) fn id(&self) -> u128 {
+            self.id
+        }
+
+        /// The segment of that id, if this process takes part in it.
+        pub(crate) fn by_id(id: u128) -> Option<Arc<Self>> {
+            local().ok()?.as_ref()?.segments.get(&id)?.segment.upgrade()
+        }
+
+        /// To hand to a child: for mapping and reopening only.
+        pub(crate) fn descriptor(&self) -> Result<BorrowedFd<'_>, CreateError> {
+            self.observer.checked().map_err(|_| CreateError::DescriptorsLost)
+        }
+
+        pub(super) fn participants(&self) -> Participants<'_> {
+            Participants { bytes: &self.bytes, geometry: &self.geometry, observer: &self.observer }
+        }
+
+        pub(super) fn extents(&self) -> Extents<'_> {
+            Extents { bytes: &self.bytes, geometry: &self.geometry, observer: &self.observer }
+        }
+
+        pub(super) fn keep(&self, me: Owner) -> Keep<'_> {
+            Keep { extents: self.extents(), me }
+        }
+
+        pub(super) fn geometry(&self) -> &Geometry {
+            &self.geometry
+        }
+
+        /// Does `owner` live? `Ok(false)` is the licence to take over what it held.
+        pub(crate) fn is_alive(&self, owner: Owner) -> Result<bool, DescriptorsLost> {
+            let me = self.me().map_err(|_| DescriptorsLost)?;
+            self.participants().is_alive(owner, me)
+        }
+
+        /// Its process id, for messages.
+        pub(crate) fn pid_of(&self, owner: Owner) -> Option<u32> {
+            self.participants().pid_of(owner)
+        }
+
+        /// Notes that this thread is about to sleep on `word`, which `owner` holds. For [`Self::forget_wait`].
+        pub(crate) fn note_wait(&self, word: &crate::atomic::Word32, owner: Owner) -> Option<u64> {
+            let offset = self.bytes.offset_of(word)?;
+            self.participants().note_wait(self.me_now()?, offset, owner)
+        }
+
+        /// This thread is awake again.
+        pub(crate) fn forget_wait(&self, record: u64) {
+            if let Some(me) = self.me_now() {
+                self.participants().forget_wait(me, record);
+            }
+        }
+
+        /// The lock words on which somebody sleeps because `dead` held them: 32-bit words of objects, checked.
+        pub(crate) fn words_awaited_from(&self, dead: Owner) -> Vec<&crate::atomic::Word32> {
+            let extents = self.extents();
+            let word = |offset: u64| {
+                let block = extents.containing(offset)?;
+                let body = block.at + self.geometry.record_bytes();
+                let (w32, _) = self.body(&block)?;
+                let index = usize::try_from(offset.checked_sub(body)? / 4).ok()?;
+                (offset % 4 == 0).then_some(w32)?.get(index)
+            };
+            self.participants().waits_for(dead).into_iter().filter_map(word).collect()
+        }
+
+        /// The words of a block's body, as its record says, if they fit into the block.
+        fn body(
+            &self,
+            block: &super::extents::Block,
+        ) -> Option<(&[crate::atomic::Word32], &[crate::atomic::Word64])> {
+            let words = self.bytes.w64(block.at + record::WORDS * 8).load(Relaxed);
+            let (n32, n64) = (words & u64::from(u32::MAX), words >> 32);
+            let start = self.geometry.record_bytes();
+            let end = start + (n32 * 4).next_multiple_of(8) + n64 * 8;
+            let at = block.at + start;
+            (end <= block.bytes).then(|| {
+                let at64 = at + (n32 * 4).next_multiple_of(8);
+                (self.bytes.words32(at, n32 as usize), self.bytes.words64(at64, n64 as usize))
+            })
+        }
+
+        /// A new object with a zeroed body, held by this process. It exists for others once `init` is through.
+        pub(crate) fn create(
+            self: &Arc<Self>,
+            kind: Kind,
+            stamp: Stamp,
+            n32: usize,
+            n64: usize,
+            init: impl FnOnce(&Object),
+        ) -> Result<Arc<Object>, CreateError> {
+            let me = self.me()?;
+            let (Ok(words32), Ok(words64)) = (u32::try_from(n32), u32::try_from(n64)) else {
+                return Err(CreateError::Full { bytes: (n64 as u64).saturating_mul(8) });
+            };
+            let body = (u64::from(words32) * 4).next_multiple_of(8) + u64::from(words64) * 8;
+            let bytes = self.geometry.record_bytes() + body;
+            let (keep, extents) = (self.keep(me), self.extents());
+            let claim = || match local()?.as_mut().and_then(|local| local.own(self)) {
+                Some(own) => extents.claim(&mut own.hints, me, bytes),
+                None => extents.claim(&mut Hints::default(), me, bytes),
+            };
+            let block = match claim() {
+                Err(CreateError::Full { .. }) => {
+                    self.forget_dead()?;
+                    claim()
+                }
+                other => other,
+            }?;
+            let generation = self.bytes.w64(header::GENERATION).fetch_add(1, Relaxed); // unique is enough
+            let set = |word, value| keep.record(&block, word).store(value, Relaxed);
+            set(record::GENERATION, generation);
+            set(record::KIND, kind as u64);
+            set(record::SHAPE, stamp.shape());
+            set(record::NAME, stamp.name);
+            set(record::WORDS, u64::from(words32) | u64::from(words64) << 32);
+            set(record::PINNED, 0);
+            keep.hold_new(&block);
+            let damaged = || CreateError::Damaged("a record that we are writing".into());
+            let (w32, w64) = self.body(&block).ok_or_else(damaged)?;
+            for word in w32.iter().filter(|word| word.load(Relaxed) != 0) {
+                word.store(0, Relaxed);
+            }
+            for word in w64.iter().filter(|word| word.load(Relaxed) != 0) {
+                word.store(0, Relaxed);
+            }
+            let place = Place { at: block.at, generation };
+            let object = Arc::new(Object::new(self, place, w32, w64));
+            init(&object);
+            let mut local = local()?;
+            if let Some(own) = local.as_mut().and_then(|local| local.own(self)) {
+                own.objects
+                    .insert(place.at, Held { generation, instances: 1, object: Arc::downgrade(&object) });
+            }
+            // Release: extents, invariant 2.
+            extents.state(&block).store(State::Live.encode(), Release);
+            drop(local);
+            Ok(object)
+        }
+
+        /// The object at `place`, which must be of that kind and type. Holds it.
+        pub(crate) fn open(
+            self: &Arc<Self>,
+            place: Place,
+            kind: Kind,
+            expected: (Stamp, &str),
+        ) -> Result<Arc<Object>, HandleError> {
+            let me = self.me()?;
+            let keep = self.keep(me);
+            let mut local = local()?;
+            let own = local.as_mut().and_then(|local| local.own(self)).ok_or(HandleError::UnknownSegment)?;
+            let known = own.objects.get(&place.at).map(|held| (held.generation, held.object.upgrade()));
+            let block = match &known {
+                Some((generation, _)) if *generation != place.generation => return Err(HandleError::Gone),
+                Some(_) => self.extents().locate(place.at).ok_or(HandleError::Gone)?,
+                None => keep.hold(place)?,
+            };
+            let opened = (|| {
+                let word = |word| keep.record(&block, word).load(Relaxed);
+                let (stamp, name) = expected;
+                if word(record::KIND) != kind as u64
+                    || word(record::SHAPE) != stamp.shape()
+                    || word(record::NAME) != stamp.name
+                {
+                    let size = word(record::SHAPE) as u32;
+                    return Err(HandleError::WrongType {
+                        expected: format!("{} of {name}", Kind::describe(kind as u64)),
+                        found: format!("{} of {size} bytes", Kind::describe(word(record::KIND))),
+                    });
+                }
+                if let Some((_, Some(object))) = &known {
+                    return Ok(Arc::clone(object));
+                }
+                let (w32, w64) = self.body(&block).ok_or(HandleError::Malformed)?;
+                Ok(Arc::new(Object::new(self, place, w32, w64)))
+            })();
+            match &opened {
+                Ok(object) if known.as_ref().is_none_or(|(_, object)| object.is_none()) => {
+                    let held = own.objects.entry(place.at).or_insert(Held {
+                        generation: place.generation,
+                        instances: 0,
+                        object: Weak::new(),
+                    });
+                    held.instances += 1;
+                    held.object = Arc::downgrade(object);
+                }
+                Err(_) if known.is_none() => keep.release(Some(&mut own.hints), &block),
+                _ => {}
+            }
+            drop(local);
+            drop(known); // may be the last handle, whose drop takes the lock
+            opened
+        }
+
+        /// An [`Object`] was dropped.
+        pub(super) fn dropped(&self, place: Place) {
+            let Ok(mut local) = local() else { return };
+            let Some(own) = local.as_mut().and_then(|local| local.own(self)) else { return };
+            let Some(held) = own.objects.get_mut(&place.at).filter(|h| h.generation == place.generation)
+            else {
+                return;
+            };
+            held.instances -= 1;
+            if held.instances > 0 {
+                return;
+            }
+            own.objects.remove(&place.at);
+            // A forked child that has not attached has no bit to clear; the parent's stays.
+            if let Some(me) = self.me_now()
+                && let Some(block) = self.extents().locate(place.at)
+            {
+                self.keep(me).release(Some(&mut own.hints), &block);
+            }
+        }
+
+        /// Clears what dead processes left: their holds, claims and pins, and objects that nobody else keeps.
+        pub(crate) fn forget_dead(&self) -> Result<(), CreateError> {
+            let me = self.me()?;
+            if atomic::broken(Rule::SweepTheDead) {
+                return Ok(());
+            }
+            let participants = self.participants();
+            for dead in participants.dead_slots(me) {
+                self.keep(me).clear_slot(dead.slot());
+                participants.cleared(&dead);
+            }
+            Ok(())
+        }
+
+        /// Keeps `object` until `guardian` unpins it. `tag` is the guardian's to choose pins by.
+        pub(crate) fn pin(&self, object: &Object, guardian: Owner, tag: u64) -> Result<(), CreateError> {
+            self.keep(self.me()?).pin(object.place(), guardian, tag)
+        }
+
+        /// Takes away pins of which this process is the guardian, as `choose(pinner, tag)` says, and frees what
+        /// nobody else keeps.
+        pub(crate) fn unpin(&self, choose: impl Fn(Option<Owner>, u64) -> bool) -> Result<(), CreateError> {
+            let me = self.me()?;
+            let _one_at_a_time = local()?;
+            self.keep(me).unpin(|pinner, guardian, tag| guardian == Some(me) && choose(pinner, tag));
+            Ok(())
+        }
+    }
+
+    impl Drop for Segment {
+        fn drop(&mut self) {
+            // The anchor goes with the record of our part, and with it our slot.
+            let Ok(mut local) = local() else { return };
+            let own = local.as_mut().and_then(|local| local.segments.remove(&self.id));
+            if let Some(anchor) = own.and_then(|own| own.anchor)
+                && self.me_now().is_none()
+            {
+                anchor.not_inherited();
+            }
+        }
+    }
+}

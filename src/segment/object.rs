@@ -1,0 +1,206 @@
+//! An object as one process sees it: where its words are, and what only this process knows of it.
+//!
+//! There is one [`Object`] per object and process, however many handles and threads: they share it through an `Arc`,
+//! and its drop takes this process's holder bit away.
+#![allow(
+    unsafe_code,
+    reason = "words of the mapping, kept as pointers so that the fast paths need no look-up"
+)]
+
+use super::{
+    Segment,
+    keep::Place,
+    owner::{OWNER_BITS, Owner},
+};
+use crate::atomic::{Private32, Private64, Relaxed, Word32, Word64};
+use std::{
+    cell::Cell,
+    fmt,
+    ptr::NonNull,
+    sync::{Arc, OnceLock},
+};
+
+/// See the module.
+pub(crate) struct Object {
+    segment: Arc<Segment>,
+    place: Place,
+    /// The segment's word, once more: the fast path of a lock is as short as its chain of loads.
+    identity: &'static Private32,
+    w32: NonNull<[Word32]>,
+    w64: NonNull<[Word64]>,
+    /// The first of each, or a word of our own where there is none: the fast paths do not look at lengths.
+    first32: NonNull<Word32>,
+    first64: NonNull<Word64>,
+    holder: Holder,
+    lost: Private32,
+    #[cfg(feature = "raw_sync")]
+    local: OnceLock<Box<dyn std::any::Any + Send + Sync>>,
+}
+
+// SAFETY: the pointers lead into the mapping, which `segment` keeps, and only to atomics.
+unsafe impl Send for Object {}
+// SAFETY: as above.
+unsafe impl Sync for Object {}
+
+/// Which thread of this process holds the object's lock: the word in shared memory names the process only.
+///
+/// One word, `thread << 30 | owner`, so that it is one store on each side of the lock; 0 for nobody. A record that was
+/// inherited by a fork has the parent's owner id in it, and speaks of nobody here.
+#[derive(Debug, Default)]
+pub(crate) struct Holder(Private64);
+
+impl Holder {
+    #[inline(always)]
+    fn of_this_thread(owner: Owner) -> u64 {
+        thread_id() << OWNER_BITS.count_ones() | u64::from(owner.bits())
+    }
+
+    /// Written right after the lock word named `owner`.
+    #[inline(always)]
+    pub(crate) fn set(&self, owner: Owner) {
+        // Relaxed: the lock word orders this between threads; who does not hold the lock only compares.
+        self.0.store(Self::of_this_thread(owner), Relaxed);
+    }
+
+    /// Written right before the lock word is let go.
+    #[inline(always)]
+    pub(crate) fn clear(&self) {
+        self.0.store(0, Relaxed);
+    }
+
+    /// Does this thread hold it, as `owner`?
+    pub(crate) fn is_me(&self, owner: Owner) -> bool {
+        self.0.load(Relaxed) == Self::of_this_thread(owner)
+    }
+
+    /// Does any thread of this process hold it, as `owner`?
+    pub(crate) fn is_set(&self, owner: Owner) -> bool {
+        self.0.load(Relaxed) & u64::from(OWNER_BITS) == u64::from(owner.bits())
+    }
+}
+
+/// A number for this thread, never 0, never used again in this process.
+#[inline]
+pub(crate) fn thread_id() -> u64 {
+    thread_local! {
+        static ID: Cell<u64> = const { Cell::new(0) };
+    }
+    #[cold]
+    fn first() -> u64 {
+        static NEXT: Private64 = Private64::new(1);
+        let id = NEXT.fetch_add(1, Relaxed); // only uniqueness counts
+        ID.with(|cell| cell.set(id));
+        id
+    }
+    match ID.with(Cell::get) {
+        0 => first(),
+        id => id,
+    }
+}
+
+/// Words for objects that have none.
+fn nowhere() -> &'static (Word32, Word64) {
+    static NOWHERE: OnceLock<(Word32, Word64)> = OnceLock::new();
+    NOWHERE.get_or_init(|| (Word32::new(0), Word64::new(0)))
+}
+
+impl Object {
+    pub(super) fn new(segment: &Arc<Segment>, place: Place, w32: &[Word32], w64: &[Word64]) -> Self {
+        Self {
+            segment: Arc::clone(segment),
+            place,
+            identity: segment.identity(),
+            w32: NonNull::from(w32),
+            w64: NonNull::from(w64),
+            first32: NonNull::from(w32.first().unwrap_or(&nowhere().0)),
+            first64: NonNull::from(w64.first().unwrap_or(&nowhere().1)),
+            holder: Holder::default(),
+            lost: Private32::new(0),
+            #[cfg(feature = "raw_sync")]
+            local: OnceLock::new(),
+        }
+    }
+
+    /// Where it lives.
+    #[inline]
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// As whom this process takes part; `None` in a forked child that has not attached yet.
+    #[inline(always)]
+    pub(crate) fn me_now(&self) -> Option<Owner> {
+        // Relaxed: it changes only before anybody can use it.
+        Owner::from_private(self.identity.load(Relaxed))
+    }
+
+    /// Its name within the segment.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The 32-bit words of its body, 64-byte aligned: lock words and what can be slept on.
+    #[inline]
+    pub(crate) fn w32(&self) -> &[Word32] {
+        // SAFETY: made from a slice of the mapping, which `self.segment` keeps as long as `self`.
+        unsafe { self.w32.as_ref() }
+    }
+
+    /// The 64-bit words of its body.
+    #[inline]
+    pub(crate) fn w64(&self) -> &[Word64] {
+        // SAFETY: made from a slice of the mapping, which `self.segment` keeps as long as `self`.
+        unsafe { self.w64.as_ref() }
+    }
+
+    /// The first 32-bit word: the lock, if the object has one.
+    #[inline(always)]
+    pub(crate) fn first32(&self) -> &Word32 {
+        // SAFETY: made from a reference into the mapping, which `self.segment` keeps, or to a static.
+        unsafe { self.first32.as_ref() }
+    }
+
+    /// The first 64-bit word: the value, if the object is one of at most 8 bytes.
+    #[inline(always)]
+    pub(crate) fn first64(&self) -> &Word64 {
+        // SAFETY: as above.
+        unsafe { self.first64.as_ref() }
+    }
+
+    /// Who of this process holds its lock.
+    #[inline]
+    pub(crate) fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// Something that only this process knows of the object, made at first use.
+    #[cfg(feature = "raw_sync")]
+    pub(crate) fn local<X: std::any::Any + Send + Sync>(&self, make: impl FnOnce() -> X) -> &X {
+        let local = self.local.get_or_init(|| Box::new(make()));
+        local.downcast_ref().expect("each kind of object keeps one type here")
+    }
+
+    /// This process was forked, and its parent let the object go before it was used here.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Relaxed) != 0
+    }
+
+    pub(super) fn set_lost(&self) {
+        self.lost.store(1, Relaxed);
+    }
+}
+
+impl Drop for Object {
+    fn drop(&mut self) {
+        self.segment.dropped(self.place);
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object")
+            .field("at", &self.place.at)
+            .field("generation", &self.place.generation)
+            .finish()
+    }
+}

@@ -1,0 +1,107 @@
+//! The record of an object: the words before its body, and what kinds there are.
+//!
+//! | word | holds |
+//! |---|---|
+//! | 0 | generation: unique in the life of the segment; what makes a handle to an older object stale |
+//! | 1 | kind |
+//! | 2 | size (low half) and alignment of the type |
+//! | 3 | hash of the type's name |
+//! | 4 | 32-bit words (low half) and 64-bit words of the body |
+//! | 5 | 1 once it was ever pinned: who drops it last must look at the pins |
+//! | 6.. | holders: one bit per slot |
+//!
+//! Words 0 to 4 are written while the block is PENDING and do not change while it is LIVE; 5 only rises.
+
+/// Word indices.
+pub(crate) const GENERATION: u64 = 0;
+pub(crate) const KIND: u64 = 1;
+pub(crate) const SHAPE: u64 = 2;
+pub(crate) const NAME: u64 = 3;
+pub(crate) const WORDS: u64 = 4;
+pub(crate) const PINNED: u64 = 5;
+pub(crate) const HOLDERS: u64 = 6;
+
+/// What an object is. The numbers are part of the layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub(crate) enum Kind {
+    /// `SharedValue` with the robust lock.
+    Value = 1,
+    /// `SharedValue` without a lock.
+    Unlocked = 2,
+    /// `SharedAtomic`.
+    Atomic = 3,
+    /// `SharedValue` with the lock of crate raw_sync.
+    #[cfg(feature = "raw_sync")]
+    RawSyncValue = 4,
+    /// A pool's slots and queue.
+    PoolRing = 5,
+    /// Bytes of a large argument or result.
+    Buffer = 6,
+}
+
+impl Kind {
+    /// As it is called in messages.
+    pub(crate) fn describe(number: u64) -> &'static str {
+        match number {
+            1 => "a SharedValue",
+            2 => "an unlocked SharedValue",
+            3 => "a SharedAtomic",
+            4 => "a SharedValue with raw_sync's lock",
+            5 => "a pool",
+            6 => "a buffer",
+            _ => "no object that we know",
+        }
+    }
+}
+
+/// Size, alignment and name of a type, compared when a handle is decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) size: u32,
+    pub(crate) align: u32,
+    pub(crate) name: u64,
+}
+
+impl Stamp {
+    /// For objects without an element type.
+    pub(crate) const NONE: Self = Self { size: 0, align: 1, name: 0 };
+
+    /// Of `T`: its name counts by the last segment of each path in it, so that a type may move between modules.
+    pub(crate) fn of<T>() -> Self {
+        const { assert!(size_of::<T>() <= u32::MAX as usize, "the type is too large") }
+        Self { size: size_of::<T>() as u32, align: align_of::<T>() as u32, name: hash(&short_name::<T>()) }
+    }
+
+    pub(crate) fn shape(self) -> u64 {
+        u64::from(self.size) | u64::from(self.align) << 32
+    }
+}
+
+/// The type's name without the paths in it.
+pub(crate) fn short_name<T>() -> String {
+    let mut short = String::new();
+    for part in
+        std::any::type_name::<T>().split_inclusive(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
+    {
+        short.push_str(part.rsplit("::").next().unwrap_or(part));
+    }
+    short
+}
+
+/// FNV-1a: fixed across builds.
+fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_their_paths_only() {
+        assert_eq!(short_name::<Option<std::num::NonZeroU8>>(), "Option<NonZero<u8>>");
+        assert_eq!(short_name::<[u64; 3]>(), "[u64; 3]");
+        assert_ne!(Stamp::of::<i64>(), Stamp::of::<u64>());
+    }
+}

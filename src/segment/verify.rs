@@ -1,0 +1,134 @@
+//! Is every byte of a segment free, or reachable exactly once? Each kill test ends with this question.
+//!
+//! Reads without locks, after clearing what the dead left. Others go on meanwhile, and may be killed, so what is on its
+//! way is no damage but *busy*: what somebody claimed (CLAIMED, PENDING, DYING), TAILs whose run is being made or taken
+//! apart, a LIVE block between its last holder and its end. The claims of a process that died since, or that another
+//! is just clearing, too: its slot says that it has marks. In a segment where nobody works, busy is 0.
+//!
+//! Of everything else it must be true that
+//! 1. each extent word is one that we write, and runs are whole: a RUN of n whose block is LIVE is followed by its n - 1
+//!    TAILs, and each TAIL belongs to one;
+//! 2. each block's state word is one that we write;
+//! 3. claims and holds belong to slots that have marks;
+//! 4. a LIVE block has a record that fits into it, and a holder or a pin.
+
+use super::{
+    attached::Segment,
+    extents::{Block, Extent, State},
+    layout::EXTENT,
+    owner::Owner,
+    record,
+};
+use crate::{
+    atomic::{Acquire, Relaxed},
+    error::VerifyError,
+};
+
+/// What [`crate::verify`] found in a healthy segment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// Live objects: handles that exist somewhere, pools, large arguments and results on their way.
+    pub objects: u64,
+    /// Places that processes are just filling, emptying or clearing. 0 when nobody works.
+    pub busy: u64,
+    /// Results on their way that keep an object alive.
+    pub pins: u64,
+    /// Processes that take part.
+    pub processes: u32,
+    /// Memory in extents that were ever used, in bytes.
+    pub committed: u64,
+}
+
+impl Segment {
+    /// See the module.
+    pub(crate) fn verify(&self) -> Result<Report, VerifyError> {
+        self.forget_dead()?;
+        let me = self.me()?;
+        let (extents, keep) = (self.extents(), self.keep(me));
+        let mut report = Report {
+            pins: keep.pins(),
+            processes: self.participants().living().map_err(crate::error::CreateError::from)?,
+            ..Report::default()
+        };
+        let wrong = |what: &'static str, offset| VerifyError::Damaged { what: what.into(), offset };
+        let mut tails = 0..0; // what the last RUN announced
+        let mut head = 0;
+        for index in extents.used() {
+            let at = self.geometry().extent_word_at(index);
+            let extent = Extent::decode(extents.word(index).load(Acquire))
+                .ok_or(wrong("an unknown extent word", at))?;
+            if tails.contains(&index) && extent != Extent::Tail(head) && self.is_hole(head, index) {
+                return Err(wrong("a run with a hole", at));
+            }
+            match extent {
+                Extent::Free => continue,
+                Extent::Claimed(owner) if self.may_claim(owner) => report.busy += 1,
+                Extent::Claimed(_) => return Err(wrong("an extent claimed by a dead process", at)),
+                Extent::Tail(_) if !tails.contains(&index) => {
+                    // The tails of a run that is being made stand before its head does.
+                    report.busy += 1;
+                    continue;
+                }
+                Extent::Tail(_) | Extent::Slab(_) => {}
+                Extent::Run(n) => (tails, head) = (index + 1..index + n, index),
+            }
+            report.committed += EXTENT;
+            for block in extents.blocks(index) {
+                match State::decode(extents.state(&block).load(Acquire)) {
+                    None => return Err(wrong("an unknown block state", block.state_at)),
+                    Some(State::Free) => {}
+                    Some(State::Pending(owner) | State::Dying(owner)) => {
+                        if !self.may_claim(owner) {
+                            return Err(wrong("a block claimed by a dead process", block.state_at));
+                        }
+                        report.busy += 1;
+                    }
+                    Some(State::Live) => {
+                        let words = keep.record(&block, record::WORDS).load(Relaxed);
+                        let body = (words & u64::from(u32::MAX)) * 4 + (words >> 32) * 8;
+                        if self.geometry().record_bytes() + body > block.bytes {
+                            return Err(wrong("a record that does not fit", block.at));
+                        }
+                        if keep.holders(&block).any(|slot| self.is_stray(&block, slot)) {
+                            return Err(wrong("held by a slot that nobody has", block.at));
+                        }
+                        match keep.is_kept(&block) {
+                            true => report.objects += 1,
+                            false => report.busy += 1,
+                        }
+                    }
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// Claims of the living, and of the dead that nobody has cleared yet.
+    fn may_claim(&self, owner: Owner) -> bool {
+        self.participants().has_marks(owner.slot()) || self.is_alive(owner).unwrap_or(true)
+    }
+
+    /// A hold of a slot without marks. Looks again, because both go when the slot is cleared.
+    fn is_stray(&self, block: &Block, slot: u32) -> bool {
+        let held = || self.holders_of(block).any(|holder| holder == slot);
+        !self.participants().has_marks(slot) && held() && !self.participants().has_marks(slot)
+    }
+
+    fn holders_of(&self, block: &Block) -> impl Iterator<Item = u32> {
+        self.me_now().into_iter().flat_map(|me| self.keep(me).holders(block))
+    }
+
+    /// Extent `index` should belong to the run at `head`. Is it really another's, and is that run not on its way?
+    fn is_hole(&self, head: u64, index: u64) -> bool {
+        let (extents, tail) = (self.extents(), Extent::Tail(head).encode());
+        let is_whole = || {
+            extents
+                .blocks(head)
+                .next()
+                .is_some_and(|block| extents.state(&block).load(Acquire) == State::Live.encode())
+        };
+        // Twice: the run may have gone and another may stand there since.
+        (0..2).all(|_| is_whole() && extents.word(index).load(Acquire) != tail)
+    }
+}

@@ -1,0 +1,260 @@
+//! `SharedAtomic<T>`: one word in shared memory that several processes change without a lock.
+//!
+//! Every type lives in a 64-bit word of which its own bits are the low ones; the others are nobody's and may hold
+//! anything. Adding, subtracting and the bit operations work on the low bits alone whatever lies above, so they are
+//! one instruction for all integers; what compares (exchange, minimum, maximum) and what is a float goes through a
+//! loop of compare-and-exchange, which ends unless others keep changing the word.
+//!
+//! No `Ordering` parameters: loads acquire, stores release, everything else does both.
+//!
+//! Killed here? Each operation is one store. There is nothing between before and after.
+
+use crate::{
+    atomic::{AcqRel, Acquire, Release, Word64},
+    error::CreateError,
+    segment::{Kind, Object, Segment, Stamp, handle, record::short_name},
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+mod sealed {
+    /// How a type lies in the low bits of a word.
+    pub trait Bits64: Copy {
+        fn to_word(self) -> u64;
+        fn from_word(word: u64) -> Self;
+    }
+    /// How it adds.
+    pub trait Arithmetic: Bits64 {
+        /// May the whole word be added to? Not so for floats.
+        const WRAPS: bool;
+        fn plus(self, n: Self) -> Self;
+        fn minus(self, n: Self) -> Self;
+        fn larger(self, n: Self) -> Self;
+        fn smaller(self, n: Self) -> Self;
+    }
+}
+
+/// Types with an atomic form: integers of 8 to 64 bits, `bool`, `f32`, `f64`. Sealed.
+pub trait Atomic: sealed::Bits64 + PartialEq + Send + Sync + 'static {}
+/// Those that add: integers, which wrap around, and floats.
+pub trait Number: Atomic + sealed::Arithmetic {}
+/// Those with bits to set and clear: integers and `bool`.
+pub trait Bits: Atomic {}
+
+macro_rules! integers {
+    ($($t:ty)*) => {$(
+        impl sealed::Bits64 for $t {
+            fn to_word(self) -> u64 { self as u64 }
+            fn from_word(word: u64) -> Self { word as $t }
+        }
+        impl sealed::Arithmetic for $t {
+            const WRAPS: bool = true;
+            fn plus(self, n: Self) -> Self { self.wrapping_add(n) }
+            fn minus(self, n: Self) -> Self { self.wrapping_sub(n) }
+            fn larger(self, n: Self) -> Self { self.max(n) }
+            fn smaller(self, n: Self) -> Self { self.min(n) }
+        }
+        impl Atomic for $t {}
+        impl Number for $t {}
+        impl Bits for $t {}
+    )*};
+}
+integers!(i8 i16 i32 i64 u8 u16 u32 u64);
+
+macro_rules! floats {
+    ($($t:ty, $bits:ty;)*) => {$(
+        impl sealed::Bits64 for $t {
+            fn to_word(self) -> u64 { u64::from(self.to_bits()) }
+            fn from_word(word: u64) -> Self { <$t>::from_bits(word as $bits) }
+        }
+        impl sealed::Arithmetic for $t {
+            const WRAPS: bool = false;
+            fn plus(self, n: Self) -> Self { self + n }
+            fn minus(self, n: Self) -> Self { self - n }
+            fn larger(self, n: Self) -> Self { self.max(n) }
+            fn smaller(self, n: Self) -> Self { self.min(n) }
+        }
+        impl Atomic for $t {}
+        impl Number for $t {}
+    )*};
+}
+floats!(f32, u32; f64, u64;);
+
+impl sealed::Bits64 for bool {
+    fn to_word(self) -> u64 {
+        u64::from(self)
+    }
+    fn from_word(word: u64) -> Self {
+        word & 1 == 1
+    }
+}
+impl Atomic for bool {}
+impl Bits for bool {}
+
+/// A counter or flag that several processes change without a lock: the fast path beside
+/// [`SharedValue`](crate::SharedValue).
+///
+/// A process that is killed in an operation has done all of it or nothing.
+///
+/// ```
+/// let hits = allmend::SharedAtomic::new(0u64)?;
+/// hits.fetch_add(3);
+/// assert_eq!(hits.load(), 3);
+/// # Ok::<(), allmend::Error>(())
+/// ```
+pub struct SharedAtomic<T: Atomic> {
+    object: Arc<Object>,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: Atomic> SharedAtomic<T> {
+    fn expected() -> (Stamp, String) {
+        (Stamp::of::<T>(), short_name::<T>())
+    }
+
+    /// A new one, in the process's own segment.
+    ///
+    /// # Errors
+    /// [`CreateError::Full`] if there is no memory; the others when the segment cannot be made.
+    pub fn new(value: T) -> Result<Self, CreateError> {
+        let init = |object: &Object| word(object).store(value.to_word(), Release);
+        let object = Segment::default_segment()?.create(Kind::Atomic, Stamp::of::<T>(), 0, 1, init)?;
+        Ok(Self { object, of: PhantomData })
+    }
+
+    #[inline]
+    fn word(&self) -> &Word64 {
+        word(&self.object)
+    }
+
+    /// Reads (acquires).
+    #[inline]
+    pub fn load(&self) -> T {
+        T::from_word(self.word().load(Acquire))
+    }
+
+    /// Writes (releases).
+    #[inline]
+    pub fn store(&self, value: T) {
+        self.word().store(value.to_word(), Release);
+    }
+
+    /// Writes, and gives the old value.
+    #[inline]
+    pub fn swap(&self, value: T) -> T {
+        T::from_word(self.word().swap(value.to_word(), AcqRel))
+    }
+
+    /// Writes `new` if the value is bitwise `current`: `Ok(old)`, or `Err(what was there)`, as std's.
+    pub fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
+        let mask = u64::MAX >> (64 - 8 * size_of::<T>() as u32);
+        let mut seen = self.word().load(Acquire);
+        loop {
+            if (seen ^ current.to_word()) & mask != 0 {
+                return Err(T::from_word(seen));
+            }
+            match self.word().compare_exchange(seen, new.to_word(), AcqRel, Acquire) {
+                Ok(old) => return Ok(T::from_word(old)),
+                Err(other) => seen = other, // perhaps only in bits that are not ours: look again
+            }
+        }
+    }
+
+    /// Replaces the value by `f` of it, as often as it takes; gives the old value. `f` may run several times.
+    pub fn fetch_update(&self, mut f: impl FnMut(T) -> T) -> T {
+        let mut seen = self.word().load(Acquire);
+        loop {
+            let new = f(T::from_word(seen)).to_word();
+            match self.word().compare_exchange(seen, new, AcqRel, Acquire) {
+                Ok(old) => return T::from_word(old),
+                Err(other) => seen = other,
+            }
+        }
+    }
+}
+
+impl<T: Number> SharedAtomic<T> {
+    /// Adds (integers wrap around) and gives the old value.
+    #[inline]
+    pub fn fetch_add(&self, n: T) -> T {
+        if T::WRAPS {
+            T::from_word(self.word().fetch_add(n.to_word(), AcqRel))
+        } else {
+            self.fetch_update(|old| old.plus(n))
+        }
+    }
+
+    /// Subtracts (integers wrap around) and gives the old value.
+    #[inline]
+    pub fn fetch_sub(&self, n: T) -> T {
+        if T::WRAPS {
+            T::from_word(self.word().fetch_sub(n.to_word(), AcqRel))
+        } else {
+            self.fetch_update(|old| old.minus(n))
+        }
+    }
+
+    /// The larger of both stays; gives the old value.
+    pub fn fetch_max(&self, n: T) -> T {
+        self.fetch_update(|old| old.larger(n))
+    }
+
+    /// The smaller of both stays; gives the old value.
+    pub fn fetch_min(&self, n: T) -> T {
+        self.fetch_update(|old| old.smaller(n))
+    }
+}
+
+impl<T: Bits> SharedAtomic<T> {
+    /// Keeps the bits that are in both; gives the old value.
+    #[inline]
+    pub fn fetch_and(&self, n: T) -> T {
+        T::from_word(self.word().fetch_and(n.to_word(), AcqRel))
+    }
+
+    /// Sets the bits of `n`; gives the old value.
+    #[inline]
+    pub fn fetch_or(&self, n: T) -> T {
+        T::from_word(self.word().fetch_or(n.to_word(), AcqRel))
+    }
+
+    /// Turns the bits of `n` over; gives the old value.
+    #[inline]
+    pub fn fetch_xor(&self, n: T) -> T {
+        T::from_word(self.word().fetch_xor(n.to_word(), AcqRel))
+    }
+}
+
+#[inline(always)]
+fn word(object: &Object) -> &Word64 {
+    object.first64()
+}
+
+impl<T: Atomic> Clone for SharedAtomic<T> {
+    fn clone(&self) -> Self {
+        Self { object: Arc::clone(&self.object), of: PhantomData }
+    }
+}
+
+impl<T: Atomic + fmt::Debug> fmt::Debug for SharedAtomic<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedAtomic").field(&self.load()).finish()
+    }
+}
+
+impl<T: Atomic> Serialize for SharedAtomic<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(&self.object, serializer)
+    }
+}
+
+impl<'de, T: Atomic> Deserialize<'de> for SharedAtomic<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (stamp, name) = Self::expected();
+        let object = handle::deserialize(deserializer, Kind::Atomic, (stamp, &name))?;
+        if object.w64().is_empty() {
+            return Err(serde::de::Error::custom(crate::HandleError::Malformed));
+        }
+        Ok(Self { object, of: PhantomData })
+    }
+}

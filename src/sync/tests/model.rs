@@ -1,0 +1,160 @@
+//! What the models share: processes that can be killed, runs that are counted, failures that are demanded.
+
+use crate::{
+    atomic::{Acquire, Killed, Ordering, Release, Word32, kill_after},
+    segment::owner::Owner,
+    sync::{
+        mutation::{Mutation, breaking},
+        word::{Holder, Peers},
+    },
+};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// How a question about a life is asked, unless a mutation says otherwise.
+pub(super) const ALIVE: Ordering = Acquire;
+
+/// The processes of a model: who lives, as the kernel would say it. A word is 1 while its process lives.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    alive: [Word32; 4],
+    /// [`ALIVE`], or broken.
+    question: Ordering,
+}
+
+impl Kernel {
+    pub(super) fn new(question: Ordering) -> Self {
+        Self { alive: std::array::from_fn(|_| Word32::new(1)), question }
+    }
+
+    /// Runs process `id`, killed before its `kill`-th shared write if that is given. When it is killed, its life ends
+    /// (Release: the assumption is that the kernel lets go of a dead process's file lock after the process's last
+    /// write, and that who finds it gone acquires), and `after` does what the world does then.
+    pub(super) fn run(
+        &self,
+        id: usize,
+        kill: Option<usize>,
+        body: impl FnOnce(),
+        after: impl FnOnce(),
+    ) -> bool {
+        kill_after(kill.unwrap_or(usize::MAX));
+        let end = catch_unwind(AssertUnwindSafe(body));
+        match end {
+            Ok(()) => {
+                spare();
+                false
+            }
+            Err(end) if end.is::<Killed>() => {
+                self.alive[id].store(0, Release);
+                after();
+                true
+            }
+            Err(end) => resume_unwind(end), // an assertion, or loom's
+        }
+    }
+}
+
+/// This model thread is not killed any more.
+pub(super) fn spare() {
+    kill_after(usize::MAX);
+}
+
+/// Longer than any bounded sleep.
+pub(super) const LONG: Duration = Duration::from_secs(1);
+
+/// The owner id of process `id`.
+pub(super) fn owner(id: usize) -> Owner {
+    Owner::new(1, id as u32 + 1).unwrap()
+}
+
+/// A process with one thread.
+#[derive(Debug)]
+pub(super) struct Single<'a>(pub(super) &'a Kernel);
+
+impl Peers for Single<'_> {
+    type Lost = std::convert::Infallible;
+
+    fn is_alive(&self, owner: Owner) -> Result<bool, Self::Lost> {
+        Ok(self.0.alive[owner.slot() as usize - 1].load(self.0.question) != 0)
+    }
+
+    fn holder(&self) -> Holder {
+        Holder::Nobody
+    }
+
+    fn sleeping(&self, _: &Word32, _: Owner, sleep: impl FnOnce()) {
+        sleep();
+    }
+}
+
+/// Checks one model in all its executions.
+pub(super) fn check(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    let (begin, executions) = (Instant::now(), Arc::new(Mutex::new(0)));
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(3); // real bugs of the lock word pass at 2
+    let count = executions.clone();
+    builder.check(move || {
+        *count.lock().unwrap() += 1;
+        model();
+    });
+    let executions = *executions.lock().unwrap();
+    println!("{name}: {executions} executions, {:.2?}", begin.elapsed());
+}
+
+/// Checks a model for every kill point of its victim: `model(n, killed)` kills it before its `n`-th shared write, and
+/// calls `killed` if that came to pass. Ends with the first `n` that no execution reaches; there must be `at_least`
+/// many before.
+pub(super) fn check_every_kill<M>(name: &str, at_least: usize, model: M)
+where
+    M: Fn(usize, &dyn Fn()) + Send + Sync + 'static,
+{
+    let model = Arc::new(model);
+    for n in 1.. {
+        let (killed, model) = (Arc::new(Mutex::new(false)), model.clone());
+        let seen = killed.clone();
+        check(&format!("{name}, killed before write {n}"), move || {
+            model(n, &|| *seen.lock().unwrap() = true)
+        });
+        if !*killed.lock().unwrap() {
+            assert!(n > at_least, "{name}: only {} kill points", n - 1);
+            return;
+        }
+    }
+}
+
+/// How a broken protocol shows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Caught {
+    /// All sleep for ever.
+    Deadlock,
+    /// Two were in the section, or the second did not see what the first had done.
+    Race,
+    /// An assertion of the model with these words.
+    Saying(&'static str),
+}
+
+/// Demands that `check` fails with these rules broken, and so.
+pub(super) fn must_fail(
+    mutations: &'static [Mutation],
+    caught: Caught,
+    check: impl FnOnce() + Send + 'static,
+) {
+    // On a thread of its own: a model that failed leaves its coroutines behind.
+    let end = std::thread::spawn(move || breaking(mutations, check)).join();
+    let end = end.expect_err("the model passed with the rule broken");
+    let said = end
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| end.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words");
+    println!("{mutations:?}: {}", said.lines().next().unwrap_or_default());
+    let expected = match caught {
+        Caught::Deadlock => "deadlock; threads",
+        Caught::Race => "Causality violation",
+        Caught::Saying(words) => words,
+    };
+    assert!(said.contains(expected), "caught, but for another reason: {said}");
+}

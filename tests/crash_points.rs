@@ -1,0 +1,671 @@
+//! Real processes, killed (or stopped) before each shared write of an operation, for every one of them.
+//!
+//! For N = 1, 2, .. until the operation completes: a victim performs it and is stopped before its N-th shared write.
+//! Others then work on the same objects; then the victim is killed with SIGKILL (or goes on). After that the survivors
+//! must get on, values must be old or new, and `verify()` must find exactly the objects that somebody holds.
+//!
+//! Kill points exist in builds with `--cfg allmend_crash` only: `cargo crash --test crash_points`.
+
+#[cfg(not(allmend_crash))]
+fn main() {
+    println!("needs a build with --cfg allmend_crash: cargo crash --test crash_points");
+    println!("0 passed, 0 failed");
+}
+
+#[cfg(allmend_crash)]
+mod harness;
+
+#[cfg(allmend_crash)]
+fn main() {
+    killed::main();
+}
+
+#[cfg(allmend_crash)]
+mod killed {
+    use crate::harness::{self, Child, End, Line, Sleep, die, fork, stage, until, words};
+    use allmend::{LockError, SharedValue, VerifyError, crash};
+    use bytemuck::Pod;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    pub(super) fn main() {
+        harness::run(&[
+            ("update_of_8_bytes", || update::<u64>("8 bytes")),
+            ("update_of_64_bytes", || update::<[u64; 8]>("64 bytes")),
+            ("takeover", takeover),
+            ("attach", attach),
+            ("attach_to_a_dirty_slot", attach_to_a_dirty_slot),
+            ("create_small", || create::<u64>("a block of 128 bytes")),
+            ("create_in_a_new_extent", || create::<[u64; 50]>("the first block of an extent")),
+            ("create_run", || create::<Large>("a run of 3 extents")),
+            ("drop_last_small", || drop_last::<u64>("a block")),
+            ("drop_last_run", || drop_last::<Large>("a run of 3 extents")),
+            ("drop_not_last", drop_not_last),
+            ("drop_against_drop", drop_against_drop),
+            ("drop_against_an_heir", drop_against_an_heir),
+            ("sweep", sweep),
+            ("contended_wait", contended_wait),
+            ("memory_of_a_run_is_reused", memory_of_a_run_is_reused),
+            ("control_write_in_place_is_torn", control_write_in_place_is_torn),
+            ("control_without_asking_hangs", control_without_asking_hangs),
+            ("control_without_sweep_leaks", control_without_sweep_leaks),
+        ]);
+    }
+
+    /// Two buffers of it take three extents.
+    type Large = [u64; 140_000];
+
+    /// Values of which a mixture can be told.
+    trait Sample: Pod {
+        fn make(k: u64) -> Self {
+            let mut value = Self::zeroed();
+            bytemuck::cast_slice_mut::<_, u64>(std::slice::from_mut(&mut value)).fill(k);
+            value
+        }
+        /// `None` if it is torn.
+        fn read(&self) -> Option<u64> {
+            let words = bytemuck::cast_slice::<_, u64>(std::slice::from_ref(self));
+            words.iter().all(|w| *w == words[0]).then_some(words[0])
+        }
+    }
+    impl<T: Pod> Sample for T {}
+
+    /// Live objects of this process's segment, which has to be healthy and quiet.
+    fn objects() -> u64 {
+        let report = allmend::verify().expect("a healthy segment");
+        assert_eq!(report.busy, 0, "nobody is at anything: {report:?}");
+        report.objects
+    }
+
+    /// What became of the victim of one round.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Victim {
+        Killed,
+        /// It had fewer writes than that.
+        Finished,
+    }
+
+    const KILLED: i32 = 40;
+    const FINISHED: i32 = 41;
+
+    /// One round in a process with a segment of its own.
+    fn round(n: u64, world: &dyn Fn(u64) -> Victim) -> Victim {
+        let mut child = fork(|| {
+            harness::exit_now(match world(n) {
+                Victim::Killed => KILLED,
+                Victim::Finished => FINISHED,
+            })
+        });
+        match child.end() {
+            End::Exit(KILLED) => Victim::Killed,
+            End::Exit(FINISHED) => Victim::Finished,
+            other => panic!("kill point {n}: {other:?}"),
+        }
+    }
+
+    /// A round for each write. Of the thousands of writes that fill a large value only some are taken.
+    fn every_write(what: &str, world: impl Fn(u64) -> Victim) -> u64 {
+        let (mut n, mut points) = (1, 0);
+        // Two steps: where it ends (doubling, then halving), and then each point.
+        let mut end = 1;
+        while end < 1 << 40 && round(end, &world) == Victim::Killed {
+            end *= 2;
+        }
+        let (mut low, mut high) = (end / 2, end);
+        while high - low > 1 {
+            let middle = (low + high) / 2;
+            match round(middle, &world) {
+                Victim::Killed => low = middle,
+                Victim::Finished => high = middle,
+            }
+        }
+        let stride = if low > 1_000 { low / 64 } else { 1 };
+        while n <= low {
+            stage(&format!("{what}, kill point {n} of {low}"));
+            assert_eq!(round(n, &world), Victim::Killed, "{what}: {n} of {low}");
+            points += 1;
+            n += if n >= 300 && n + 300 < low { stride.min(low - 300 - n).max(1) } else { 1 };
+        }
+        let skipped = if points < low {
+            format!(" (of {low}: the filling of a large value is sampled)")
+        } else {
+            String::new()
+        };
+        println!("  {what}: {points} kill points{skipped}");
+        assert!(points > 0, "{what}: no write at all");
+        points
+    }
+
+    /// A victim that stops before its `n`-th write in `act`; `prepare` comes before and counts nothing.
+    fn victim<X>(n: u64, prepare: impl FnOnce() -> X, act: impl FnOnce(X)) -> (Child, Victim) {
+        let mut child = fork(|| {
+            let prepared = prepare();
+            crash::stop(n);
+            act(prepared);
+            crash::stop(u64::MAX);
+        });
+        match child.stops_or_ends() {
+            None => (child, Victim::Killed),
+            Some(end) => {
+                assert_eq!(end, End::Exit(0), "the victim itself failed");
+                (child, Victim::Finished)
+            }
+        }
+    }
+
+    fn end(mut child: Child, fate: Victim) {
+        if fate == Victim::Killed {
+            child.kill();
+        }
+    }
+
+    // ---- values ----
+
+    fn update<T: Sample>(what: &str) {
+        let seen = words(); // 0: old, 1: new, 2: inherited, 3: asleep
+        // The survivor comes after the death.
+        every_write(&format!("lock, commit, unlock of {what}, heir comes later"), |n| {
+            let value = SharedValue::new(T::make(1)).unwrap();
+            let (child, fate) =
+                victim(n, || drop(value.get()), |()| value.update(|v| *v = T::make(2)).unwrap());
+            let pid = child.pid.as_raw_pid() as u32;
+            let before = value.get().read().expect("get is not torn");
+            end(child, fate);
+            let mut guard = value.get_lock().unwrap();
+            let found = guard.read().expect("not torn");
+            assert_eq!(found, before, "the death changed nothing");
+            assert!([1, 2].contains(&found) && (fate == Victim::Killed || found == 2), "{found}");
+            assert!(guard.inherited().is_none_or(|dead| dead == pid), "{:?}", guard.inherited());
+            seen[found as usize - 1].fetch_add(1, SeqCst);
+            seen[2].fetch_add(guard.inherited().is_some().into(), SeqCst);
+            *guard = T::make(3);
+            drop(guard);
+            assert_eq!(value.get().read(), Some(3));
+            assert_eq!(objects(), 1);
+            drop(value);
+            assert_eq!(objects(), 0);
+            fate
+        });
+        assert!((0..3).all(|i| seen[i].load(SeqCst) > 0), "old, new and inherited were all seen");
+
+        // The survivor waits for the lock, asleep if the victim has it.
+        for goes_on in [false, true] {
+            let fate_of = if goes_on { "goes on" } else { "killed" };
+            every_write(&format!("the same of {what} with a waiter, victim {fate_of}"), |n| {
+                let value = SharedValue::new(T::make(1)).unwrap();
+                let (start, reply) = (Line::new(), Line::new());
+                let waiter = fork(|| {
+                    value.get();
+                    start.receive();
+                    let mut guard = value.get_lock().unwrap();
+                    reply.send(guard.read().unwrap_or(u64::MAX));
+                    *guard = T::make(3);
+                });
+                let (child, fate) =
+                    victim(n, || drop(value.get()), |()| value.update(|v| *v = T::make(2)).unwrap());
+                start.send(0);
+                until(|| {
+                    reply.has_some()
+                        || waiter.sleep() == Some(Sleep::Bounded) && waiter_waits(&waiter, &reply)
+                });
+                seen[3].fetch_add((!reply.has_some()).into(), SeqCst);
+                if goes_on && fate == Victim::Killed {
+                    child.go_on();
+                    child.succeeds("the victim, after its stop");
+                } else {
+                    end(child, fate);
+                }
+                let found = reply.receive();
+                assert!([1, 2].contains(&found) && (fate == Victim::Killed || found == 2), "{found}");
+                waiter.succeeds("the waiter");
+                let last = value.get().read();
+                assert!(last == Some(3) || goes_on && last == Some(2), "{last:?}");
+                assert_eq!(objects(), 1);
+                fate
+            });
+        }
+        println!("  waiter asleep at the kill: {} times", seen[3].load(SeqCst));
+        assert!(seen[3].load(SeqCst) > 0);
+    }
+
+    /// The pipe read is no futex, so a futex sleep before the reply is the lock's.
+    fn waiter_waits(waiter: &Child, reply: &Line) -> bool {
+        !reply.has_some() && waiter.sleep() == Some(Sleep::Bounded)
+    }
+
+    fn takeover() {
+        every_write("takeover of a dead owner's lock, commit, unlock", |n| {
+            let value = SharedValue::new([1u64; 8]).unwrap();
+            let mut first = fork(|| {
+                let mut guard = value.get_lock().unwrap();
+                *guard = [9; 8];
+                die()
+            });
+            let first_pid = first.pid.as_raw_pid() as u32;
+            assert!(first.end().was_killed());
+            let (child, fate) = victim(
+                n,
+                || drop(value.get()),
+                |()| {
+                    let mut guard = value.get_lock().unwrap();
+                    assert_eq!((guard.inherited(), *guard), (Some(first_pid), [1; 8]));
+                    *guard = [2; 8];
+                },
+            );
+            end(child, fate);
+            let guard = value.get_lock().unwrap();
+            assert!(*guard == [1; 8] || *guard == [2; 8], "{:?}", *guard);
+            drop(guard);
+            assert_eq!(value.get_lock().unwrap().inherited(), None, "repaired once and for all");
+            assert_eq!(objects(), 1);
+            fate
+        });
+    }
+
+    fn contended_wait() {
+        for n in 1..=24 {
+            stage(&format!("contended wait, kill point {n}"));
+            let value = SharedValue::new(1u64).unwrap();
+            let (held, release, reply) = (Line::new(), Line::new(), Line::new());
+            let holder = fork(|| {
+                let guard = value.get_lock().unwrap();
+                held.send(0);
+                release.receive();
+                drop(guard);
+            });
+            held.receive();
+            let other = fork(|| {
+                let mut guard = value.get_lock().unwrap();
+                *guard += 1;
+                drop(guard);
+                reply.send(0);
+            });
+            // Even rounds: the other sleeps first; odd ones: the victim is the first to sleep.
+            if n % 2 == 0 {
+                until(|| other.sleep() == Some(Sleep::Bounded));
+            }
+            let (child, fate) = victim(n, || drop(value.get()), |()| drop(value.get_lock().unwrap()));
+            assert_eq!(fate, Victim::Killed, "it waits for ever, with writes at each look");
+            until(|| other.sleep() == Some(Sleep::Bounded));
+            if n % 3 == 0 {
+                // Woken by the unlock, then killed: the wake is spent on a dead process.
+                release.send(0);
+                holder.succeeds("the holder");
+                end(child, fate);
+            } else {
+                end(child, fate);
+                release.send(0);
+                holder.succeeds("the holder");
+            }
+            reply.receive();
+            other.succeeds("the other waiter");
+            assert_eq!((value.get(), objects()), (2, 1));
+        }
+        println!("  a waiter killed at each of its first 24 writes, another one waiting");
+        // Killed by somebody else while it is really asleep.
+        for _ in 0..20 {
+            let value = SharedValue::new(1u64).unwrap();
+            let guard = value.get_lock().unwrap();
+            let mut asleep = fork(|| drop(value.get_lock()));
+            until(|| asleep.sleep() == Some(Sleep::Bounded));
+            let other = fork(|| drop(value.get_lock().unwrap()));
+            until(|| other.sleep() == Some(Sleep::Bounded));
+            asleep.kill();
+            drop(guard);
+            other.succeeds("the other waiter");
+            assert_eq!(objects(), 1);
+        }
+    }
+
+    // ---- taking part ----
+
+    fn attach() {
+        every_write("attach of a forked child and its first update", |n| {
+            let value = SharedValue::new(1u64).unwrap();
+            let other = SharedValue::new(0u64).unwrap();
+            let (child, fate) = victim(n, || (), |()| value.update(|v| *v = 2).unwrap());
+            // Another newcomer while this one stands still.
+            fork(|| other.update(|v| *v = 1).unwrap()).succeeds("a newcomer");
+            end(child, fate);
+            assert!([1, 2].contains(&*value.get_lock().unwrap()));
+            fork(|| value.update(|v| *v = 3).unwrap()).succeeds("the next newcomer");
+            assert_eq!((value.get(), other.get(), objects()), (3, 1, 2));
+            assert_eq!(allmend::verify().unwrap().processes, 1);
+            fate
+        });
+    }
+
+    /// Leaves all that a dying process can leave: holds, a held lock, a block and a run half made.
+    fn leave_dirt(value: &SharedValue<u64>, at: u64) {
+        let mut child = fork(|| {
+            let own = (SharedValue::new(5u64).unwrap(), SharedValue::new([5u64; 20_000]).unwrap());
+            let _guard = value.get_lock().unwrap();
+            crash::arm(at);
+            let more = (SharedValue::new([6u64; 20_000]).unwrap(), SharedValue::new([6u64; 50]).unwrap());
+            drop((more, own));
+            die()
+        });
+        assert!(child.end().was_killed());
+    }
+
+    fn attach_to_a_dirty_slot() {
+        let value = SharedValue::new(1u64).unwrap();
+        let (ready, never) = (Line::new(), Line::new());
+        // All places but one are taken, so that each newcomer gets the one where somebody has just died.
+        let sleepers: Vec<_> = (0..125)
+            .map(|_| {
+                let sleeper = fork(|| {
+                    value.get();
+                    ready.send(0);
+                    never.receive();
+                });
+                ready.receive();
+                sleeper
+            })
+            .collect();
+        assert_eq!(objects(), 1);
+        let (mut points, mut n, mut dirt) = (0, 1, 3);
+        loop {
+            stage(&format!("attach to a dirty slot, kill point {n}"));
+            leave_dirt(&value, dirt);
+            let (child, fate) = victim(n, || (), |()| value.update(|v| *v += 1).unwrap());
+            end(child, fate);
+            drop(value.get_lock().unwrap());
+            assert_eq!(objects(), 1, "kill point {n}, dirt {dirt}");
+            if fate == Victim::Finished {
+                break;
+            }
+            points += 1;
+            n += 1;
+            dirt = 1 + (dirt * 7) % 20; // half a block, half a run, ...
+        }
+        println!("  attach to the slot of a dead process: {points} kill points");
+        assert!(points > 10);
+        drop(sleepers);
+        assert_eq!((objects(), allmend::verify().unwrap().processes), (1, 1));
+    }
+
+    // ---- objects ----
+
+    /// While the victim stands still: others create, drop and verify.
+    fn others_work<T: Sample>() {
+        let (a, b) = (SharedValue::new(T::make(7)).unwrap(), SharedValue::new(7u64).unwrap());
+        drop(allmend::verify().expect("healthy, though somebody is at something"));
+        assert_eq!((a.get().read(), b.get()), (Some(7), 7));
+        drop(a);
+        fork(|| {
+            let c = SharedValue::new(T::make(8)).unwrap();
+            allmend::verify().expect("healthy, though somebody is at something");
+            assert_eq!(c.get().read(), Some(8));
+        })
+        .succeeds("another process");
+        allmend::verify().expect("healthy, though somebody is at something");
+    }
+
+    fn create<T: Sample>(what: &str) {
+        every_write(&format!("create of {what}"), |n| {
+            let value = SharedValue::new(1u64).unwrap();
+            let (child, fate) = victim(
+                n,
+                || drop(value.get()),
+                |()| {
+                    let new = SharedValue::new(T::make(6)).unwrap();
+                    crash::stop(u64::MAX);
+                    assert_eq!(new.get().read(), Some(6));
+                    std::mem::forget(new);
+                },
+            );
+            others_work::<T>();
+            end(child, fate);
+            assert_eq!(objects(), 1);
+            let again = SharedValue::new(T::make(4)).unwrap();
+            assert_eq!((again.get().read(), value.get(), objects()), (Some(4), 1, 2));
+            drop((again, value));
+            assert_eq!(objects(), 0);
+            fate
+        });
+    }
+
+    fn drop_last<T: Sample>(what: &str) {
+        for goes_on in [false, true] {
+            every_write(&format!("drop of the last handle of {what}, goes on: {goes_on}"), |n| {
+                let value = SharedValue::new(1u64).unwrap();
+                let (child, fate) = victim(n, || SharedValue::new(T::make(6)).unwrap(), drop);
+                others_work::<T>();
+                if goes_on && fate == Victim::Killed {
+                    child.go_on();
+                    child.succeeds("the victim, after its stop");
+                } else {
+                    end(child, fate);
+                }
+                assert_eq!((value.get(), objects()), (1, 1));
+                drop(value);
+                assert_eq!(objects(), 0);
+                fate
+            });
+        }
+    }
+
+    fn drop_not_last() {
+        every_write("drop of a handle whose object others hold", |n| {
+            let value = SharedValue::new([1u64; 8]).unwrap();
+            let inherited = value.clone();
+            let (child, fate) = victim(
+                n,
+                || drop(value.get()),
+                |()| {
+                    // The child's two handles: both copies of the process's memory go.
+                    drop(inherited_in_child(&value));
+                },
+            );
+            end(child, fate);
+            value.set([2; 8]).unwrap();
+            assert_eq!((inherited.get(), objects()), ([2; 8], 1));
+            drop((value, inherited));
+            assert_eq!(objects(), 0);
+            fate
+        });
+    }
+
+    /// In a forked child that has attached: takes over the handles behind these references, so that dropping the
+    /// result drops the child's hold. (Its parent's are other memory.)
+    fn inherited_in_child<T: Pod>(value: &SharedValue<T>) -> Vec<SharedValue<T>> {
+        let one = value.clone();
+        // The `Arc` behind it counts the handles of this process: release those that the closure only borrows.
+        let own: SharedValue<T> = read_out(value);
+        let other: SharedValue<T> = read_out(value);
+        vec![one, own, other]
+    }
+
+    /// A bitwise copy of a handle, in a process that will never drop the original.
+    #[allow(
+        unsafe_code,
+        reason = "a forked child ends without destructors: the original is never dropped in it"
+    )]
+    fn read_out<T: Pod>(value: &SharedValue<T>) -> SharedValue<T> {
+        // SAFETY: as many copies are made as there are originals, and no original is used or dropped after this.
+        unsafe { std::ptr::read(value) }
+    }
+
+    fn drop_against_drop() {
+        for large in [false, true] {
+            for goes_on in [false, true] {
+                let what =
+                    format!("drop against drop of the other handle (run: {large}, goes on: {goes_on})");
+                every_write(&what, |n| {
+                    let base = SharedValue::new(1u64).unwrap();
+                    if large {
+                        one_drop_race(n, goes_on, &base, SharedValue::new([1u64; 20_000]).unwrap())
+                    } else {
+                        one_drop_race(n, goes_on, &base, SharedValue::new([1u64; 8]).unwrap())
+                    }
+                });
+            }
+        }
+    }
+
+    fn one_drop_race<T: Pod>(
+        n: u64,
+        goes_on: bool,
+        base: &SharedValue<u64>,
+        value: SharedValue<T>,
+    ) -> Victim {
+        let (child, fate) = victim(n, || drop(base.get()), |()| drop(read_out(&value)));
+        drop(value);
+        allmend::verify().expect("healthy, though somebody is at something");
+        if goes_on && fate == Victim::Killed {
+            child.go_on();
+            child.succeeds("the victim, after its stop");
+        } else {
+            end(child, fate);
+        }
+        assert_eq!(objects(), 1);
+        fate
+    }
+
+    /// The last holder drops; a forked child that inherited the handle, and has no hold of its own yet, attaches.
+    fn drop_against_an_heir() {
+        let seen = words(); // 0: the heir got it, 1: it was gone
+        for goes_on in [false, true] {
+            every_write(
+                &format!("drop of the last hold against an heir's attach (goes on: {goes_on})"),
+                |n| {
+                    let base = SharedValue::new(1u64).unwrap();
+                    let value = SharedValue::new([1u64; 8]).unwrap();
+                    let (act, done, exit) = (Line::new(), Line::new(), Line::new());
+                    let heir = fork(|| {
+                        act.receive();
+                        base.get(); // attaches, and takes holds
+                        let got = value.get_lock();
+                        done.send(match &got {
+                            Ok(guard) if **guard == [1; 8] => 0,
+                            Err(LockError::Gone) => 1,
+                            other => panic!("{other:?}"),
+                        });
+                        exit.receive();
+                        if let Ok(mut guard) = got {
+                            assert_eq!(*guard, [1; 8]);
+                            *guard = [2; 8];
+                            drop(guard);
+                            assert_eq!(value.get(), [2; 8], "held, so nobody reused it");
+                        }
+                    });
+                    let (child, fate) = victim(n, || drop(base.get()), |()| drop(read_out(&value)));
+                    drop(value);
+                    act.send(0);
+                    let gone = done.receive();
+                    seen[gone as usize].fetch_add(1, SeqCst);
+                    if goes_on && fate == Victim::Killed {
+                        child.go_on();
+                        child.succeeds("the victim, after its stop");
+                    } else {
+                        end(child, fate);
+                    }
+                    let _reuses = SharedValue::new([7u64; 8]).unwrap();
+                    assert_eq!(objects(), 3 - gone);
+                    exit.send(0);
+                    heir.succeeds("the heir");
+                    assert_eq!(objects(), 2);
+                    fate
+                },
+            );
+        }
+        println!(
+            "  the heir got it {} times, {} times it was gone",
+            seen[0].load(SeqCst),
+            seen[1].load(SeqCst)
+        );
+        assert!(seen[0].load(SeqCst) > 0 && seen[1].load(SeqCst) > 0);
+    }
+
+    // ---- repair ----
+
+    fn sweep() {
+        every_write("clearing what dead processes left (the repairer is killed)", |n| {
+            let value = SharedValue::new(1u64).unwrap();
+            for at in [1, 2, 4, 8, 12, 20_010, 40_020] {
+                leave_dirt(&value, at);
+            }
+            let (child, fate) = victim(n, || drop(value.get()), |()| drop(allmend::verify().unwrap()));
+            match allmend::verify() {
+                Ok(_) => {}
+                other => panic!("while another process repairs: {other:?}"),
+            }
+            end(child, fate);
+            drop(value.get_lock().unwrap());
+            assert_eq!(objects(), 1);
+            fate
+        });
+    }
+
+    /// What was a run's body becomes blocks and other runs: nothing of its bytes may be taken for a hold.
+    fn memory_of_a_run_is_reused() {
+        let value = SharedValue::new(1u64).unwrap();
+        for round in 0..4 {
+            drop(SharedValue::new(Large::make(u64::MAX)).unwrap());
+            let block = SharedValue::new(1u64).unwrap();
+            let page = SharedValue::new([1u64; 200]).unwrap(); // a class of its own: takes the run's first extent
+            let shorter = SharedValue::new([1u64; 20_000]).unwrap(); // a run from its second
+            assert_eq!(objects(), 4);
+            drop((block, page, shorter));
+            assert_eq!(objects(), 1, "round {round}: an object outlived its last handle");
+        }
+        assert_eq!(value.get(), 1);
+    }
+
+    // ---- controls: without a protection the same checks must fail ----
+
+    fn control_write_in_place_is_torn() {
+        let torn = words();
+        every_write("control: a commit in place", |n| {
+            let value = SharedValue::new([1u64; 8]).unwrap();
+            let (child, fate) = victim(
+                n,
+                || {
+                    value.get();
+                    crash::break_rule(crash::Rule::CommitIsOneStore);
+                },
+                |()| value.update(|v| *v = [2; 8]).unwrap(),
+            );
+            end(child, fate);
+            torn[0].fetch_add(value.get().read().is_none().into(), SeqCst);
+            fate
+        });
+        println!("  torn values: {}", torn[0].load(SeqCst));
+        assert!(torn[0].load(SeqCst) > 0, "the test does not notice torn values");
+    }
+
+    fn control_without_asking_hangs() {
+        let stuck = words();
+        every_write("control: a waiter that does not ask who lives", |n| {
+            let value = SharedValue::new(1u64).unwrap();
+            let (child, fate) = victim(n, || drop(value.get()), |()| value.update(|v| *v = 2).unwrap());
+            end(child, fate);
+            crash::break_rule(crash::Rule::AskBeforeWaiting);
+            let refused = matches!(value.try_get_lock(), Err(LockError::Timeout { .. }));
+            stuck[0].fetch_add(refused.into(), SeqCst); // nobody is left who could unlock it
+            fate
+        });
+        println!("  locked for ever: {}", stuck[0].load(SeqCst));
+        assert!(stuck[0].load(SeqCst) > 0, "the test does not notice a lock that nobody will free");
+    }
+
+    fn control_without_sweep_leaks() {
+        let leaks = words();
+        every_write("control: nobody clears what the dead left", |n| {
+            let value = SharedValue::new(1u64).unwrap();
+            let (child, fate) =
+                victim(n, || drop(value.get()), |()| std::mem::forget(SharedValue::new([6u64; 50]).unwrap()));
+            end(child, fate);
+            crash::break_rule(crash::Rule::SweepTheDead);
+            let leaked = match allmend::verify() {
+                Ok(report) => report.objects + report.busy != 1,
+                Err(VerifyError::Damaged { .. }) => true,
+                Err(other) => panic!("{other}"),
+            };
+            leaks[0].fetch_add(leaked.into(), SeqCst);
+            fate
+        });
+        println!("  leaks: {}", leaks[0].load(SeqCst));
+        assert!(leaks[0].load(SeqCst) > 0, "the test does not notice leaks");
+    }
+}
