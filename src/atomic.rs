@@ -218,7 +218,10 @@ pub(crate) use crash::{arm, break_rule, broken, step, steps};
 /// A protection that a test of the kill-point build can take away, to see that it notices. Nothing of it is left in
 /// other builds. (The rules that only a model checker can see broken are in `sync::mutation`.)
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(not(allmend_crash), allow(dead_code, reason = "asked for in every build, broken in one"))]
+#[cfg_attr(
+    not(allmend_crash),
+    allow(dead_code, unreachable_pub, reason = "asked for in every build, named by tests in one")
+)]
 pub enum Rule {
     /// A value is written to the spare buffer, and one store makes it count.
     CommitIsOneStore,

@@ -56,7 +56,7 @@ mod value;
 
 #[cfg(not(loom))]
 pub use self::{
-    pool::{FlattenErrors, Map, Plain, Pool, PoolBuilder, TaskFuture, Wire},
+    pool::{FlattenErrors, Map, Plain, PlainData, Pool, PoolBuilder, TaskFuture, Wire},
     segment::Report,
     shared_atomic::{Atomic, Bits, Number, SharedAtomic},
     value::{SharedValue, ValueGuard},

@@ -124,6 +124,9 @@ impl<T: Atomic> SharedAtomic<T> {
 
     #[inline]
     fn word(&self) -> &Word64 {
+        if self.object.holder_now().is_none() {
+            self.object.inherit();
+        }
         word(&self.object)
     }
 

@@ -115,8 +115,8 @@ impl<T: Pod, L: LockKind> SharedValue<T, L> {
     /// In a forked child, if its parent dropped the last handle before the child first used it.
     #[inline]
     pub fn get(&self) -> T {
-        if self.object.me_now().is_none() {
-            self.get_ready();
+        if self.object.holder_now().is_none() {
+            self.object.inherit();
         }
         let mut value = T::zeroed();
         if self.cell().read_once(bytemuck::bytes_of_mut(&mut value)) {
@@ -124,14 +124,6 @@ impl<T: Pod, L: LockKind> SharedValue<T, L> {
         }
         self.get_again(&mut value);
         value
-    }
-
-    /// A forked child takes a hold of its own before it looks.
-    #[cold]
-    fn get_ready(&self) {
-        // Without a place in the segment the child can still read: its parent keeps the object.
-        let _ = self.object.segment().me();
-        assert!(!self.object.is_lost(), "the value was dropped by the process that forked this one");
     }
 
     #[cold]
@@ -234,6 +226,9 @@ impl<T: Pod> SharedValue<T, Unlocked> {
     /// One plain store (releases).
     #[inline]
     pub fn set(&self, value: T) {
+        if self.object.holder_now().is_none() {
+            self.object.inherit();
+        }
         self.cell().commit(bytemuck::bytes_of(&value));
     }
 }

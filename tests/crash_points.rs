@@ -42,6 +42,7 @@ mod killed {
             ("drop_not_last", drop_not_last),
             ("drop_against_drop", drop_against_drop),
             ("drop_against_an_heir", drop_against_an_heir),
+            ("lost_objects_are_gone", lost_objects_are_gone),
             ("sweep", sweep),
             ("contended_wait", contended_wait),
             ("memory_of_a_run_is_reused", memory_of_a_run_is_reused),
@@ -118,12 +119,12 @@ mod killed {
                 Victim::Finished => high = middle,
             }
         }
-        let stride = if low > 1_000 { low / 64 } else { 1 };
+        let stride = low / 32;
         while n <= low {
             stage(&format!("{what}, kill point {n} of {low}"));
             assert_eq!(round(n, &world), Victim::Killed, "{what}: {n} of {low}");
             points += 1;
-            n += if n >= 300 && n + 300 < low { stride.min(low - 300 - n).max(1) } else { 1 };
+            n += if low > 1_000 && n >= 60 && n + 60 < low { stride.min(low - 60 - n).max(1) } else { 1 };
         }
         let skipped = if points < low {
             format!(" (of {low}: the filling of a large value is sampled)")
@@ -448,32 +449,14 @@ mod killed {
     fn drop_not_last() {
         every_write("drop of a handle whose object others hold", |n| {
             let value = SharedValue::new([1u64; 8]).unwrap();
-            let inherited = value.clone();
-            let (child, fate) = victim(
-                n,
-                || drop(value.get()),
-                |()| {
-                    // The child's two handles: both copies of the process's memory go.
-                    drop(inherited_in_child(&value));
-                },
-            );
+            let (child, fate) = victim(n, || drop(value.get()), |()| drop(read_out(&value)));
             end(child, fate);
             value.set([2; 8]).unwrap();
-            assert_eq!((inherited.get(), objects()), ([2; 8], 1));
-            drop((value, inherited));
+            assert_eq!((value.get(), objects()), ([2; 8], 1));
+            drop(value);
             assert_eq!(objects(), 0);
             fate
         });
-    }
-
-    /// In a forked child that has attached: takes over the handles behind these references, so that dropping the
-    /// result drops the child's hold. (Its parent's are other memory.)
-    fn inherited_in_child<T: Pod>(value: &SharedValue<T>) -> Vec<SharedValue<T>> {
-        let one = value.clone();
-        // The `Arc` behind it counts the handles of this process: release those that the closure only borrows.
-        let own: SharedValue<T> = read_out(value);
-        let other: SharedValue<T> = read_out(value);
-        vec![one, own, other]
     }
 
     /// A bitwise copy of a handle, in a process that will never drop the original.
@@ -489,8 +472,7 @@ mod killed {
     fn drop_against_drop() {
         for large in [false, true] {
             for goes_on in [false, true] {
-                let what =
-                    format!("drop against drop of the other handle (run: {large}, goes on: {goes_on})");
+                let what = format!("drop while another drops (run: {large}, goes on: {goes_on})");
                 every_write(&what, |n| {
                     let base = SharedValue::new(1u64).unwrap();
                     if large {
@@ -501,14 +483,24 @@ mod killed {
                 });
             }
         }
+        // Both stand still somewhere in their drops; then each goes on or is killed.
+        for (n, m, fates, large) in (1..=7)
+            .flat_map(|n| (1..=7).map(move |m| (n, m)))
+            .flat_map(|(n, m)| (0..4).map(move |fates| (n, m, fates)))
+            .flat_map(|(n, m, fates)| [false, true].map(|large| (n, m, fates, large)))
+        {
+            stage(&format!("drops that stand at {n} and {m}, fates {fates}, run: {large}"));
+            let base = SharedValue::new(1u64).unwrap();
+            if large {
+                two_drops(n, m, fates, &base, SharedValue::new([1u64; 140_000]).unwrap());
+            } else {
+                two_drops(n, m, fates, &base, SharedValue::new([1u64; 8]).unwrap());
+            }
+        }
+        println!("  392 pairs of drops that meet");
     }
 
-    fn one_drop_race<T: Pod>(
-        n: u64,
-        goes_on: bool,
-        base: &SharedValue<u64>,
-        value: SharedValue<T>,
-    ) -> Victim {
+    fn one_drop_race<T: Pod>(n: u64, goes_on: bool, base: &SharedValue<u64>, value: SharedValue<T>) -> Victim {
         let (child, fate) = victim(n, || drop(base.get()), |()| drop(read_out(&value)));
         drop(value);
         allmend::verify().expect("healthy, though somebody is at something");
@@ -522,59 +514,130 @@ mod killed {
         fate
     }
 
+    fn two_drops<T: Pod>(n: u64, m: u64, fates: u32, base: &SharedValue<u64>, value: SharedValue<T>) {
+        let (attached, act) = (Line::new(), Line::new());
+        let ready = || drop(base.get());
+        let mut a = Slow::new(n, &attached, &act, ready, || drop(read_out(&value)));
+        // `act` is one line: the first is let go before the second is there.
+        let later = Line::new();
+        let mut b = Slow::new(m, &attached, &later, ready, || drop(read_out(&value)));
+        drop(value);
+        let one = a.acts(&act);
+        let two = b.acts(&later);
+        allmend::verify().expect("healthy, though somebody is at something");
+        a.ends(one, fates & 1 != 0);
+        allmend::verify().expect("healthy, though somebody is at something");
+        b.ends(two, fates & 2 != 0);
+        assert_eq!(objects(), 1);
+    }
+
+    /// A victim that first lets others do something between its attach and its act.
+    struct Slow(Child);
+
+    impl Slow {
+        fn new(n: u64, attached: &Line, act: &Line, prepare: impl FnOnce(), body: impl FnOnce()) -> Self {
+            let child = fork(|| {
+                prepare();
+                attached.send(0);
+                act.receive();
+                crash::stop(n);
+                body();
+                crash::stop(u64::MAX);
+            });
+            attached.receive();
+            Self(child)
+        }
+
+        fn acts(&mut self, act: &Line) -> Victim {
+            act.send(0);
+            match self.0.stops_or_ends() {
+                None => Victim::Killed,
+                Some(end) => {
+                    assert_eq!(end, End::Exit(0), "the victim itself failed");
+                    Victim::Finished
+                }
+            }
+        }
+
+        fn ends(self, fate: Victim, goes_on: bool) {
+            if goes_on && fate == Victim::Killed {
+                self.0.go_on();
+                self.0.succeeds("the victim, after its stop");
+            } else {
+                end(self.0, fate);
+            }
+        }
+    }
+
     /// The last holder drops; a forked child that inherited the handle, and has no hold of its own yet, attaches.
     fn drop_against_an_heir() {
         let seen = words(); // 0: the heir got it, 1: it was gone
         for goes_on in [false, true] {
-            every_write(
-                &format!("drop of the last hold against an heir's attach (goes on: {goes_on})"),
-                |n| {
-                    let base = SharedValue::new(1u64).unwrap();
-                    let value = SharedValue::new([1u64; 8]).unwrap();
-                    let (act, done, exit) = (Line::new(), Line::new(), Line::new());
-                    let heir = fork(|| {
-                        act.receive();
-                        base.get(); // attaches, and takes holds
-                        let got = value.get_lock();
-                        done.send(match &got {
-                            Ok(guard) if **guard == [1; 8] => 0,
-                            Err(LockError::Gone) => 1,
-                            other => panic!("{other:?}"),
-                        });
-                        exit.receive();
-                        if let Ok(mut guard) = got {
-                            assert_eq!(*guard, [1; 8]);
-                            *guard = [2; 8];
-                            drop(guard);
-                            assert_eq!(value.get(), [2; 8], "held, so nobody reused it");
-                        }
+            every_write(&format!("drop of the last hold against an heir's attach (goes on: {goes_on})"), |n| {
+                let base = SharedValue::new(1u64).unwrap();
+                let value = SharedValue::new([1u64; 8]).unwrap();
+                let (act, done, exit) = (Line::new(), Line::new(), Line::new());
+                let heir = fork(|| {
+                    act.receive();
+                    base.get(); // attaches, and takes holds
+                    let got = value.get_lock();
+                    done.send(match &got {
+                        Ok(guard) if **guard == [1; 8] => 0,
+                        Err(LockError::Gone) => 1,
+                        other => panic!("{other:?}"),
                     });
-                    let (child, fate) = victim(n, || drop(base.get()), |()| drop(read_out(&value)));
-                    drop(value);
-                    act.send(0);
-                    let gone = done.receive();
-                    seen[gone as usize].fetch_add(1, SeqCst);
-                    if goes_on && fate == Victim::Killed {
-                        child.go_on();
-                        child.succeeds("the victim, after its stop");
-                    } else {
-                        end(child, fate);
+                    exit.receive();
+                    if let Ok(mut guard) = got {
+                        assert_eq!(*guard, [1; 8]);
+                        *guard = [2; 8];
+                        drop(guard);
+                        assert_eq!(value.get(), [2; 8], "held, so nobody reused it");
                     }
-                    let _reuses = SharedValue::new([7u64; 8]).unwrap();
-                    assert_eq!(objects(), 3 - gone);
-                    exit.send(0);
-                    heir.succeeds("the heir");
-                    assert_eq!(objects(), 2);
-                    fate
-                },
-            );
+                });
+                let (attached, start) = (Line::new(), Line::new());
+                let mut slow = Slow::new(n, &attached, &start, || drop(base.get()), || drop(read_out(&value)));
+                drop(value); // the victim is the last to hold it
+                let fate = slow.acts(&start);
+                act.send(0);
+                let gone = done.receive();
+                seen[gone as usize].fetch_add(1, SeqCst);
+                slow.ends(fate, goes_on);
+                let reuses = SharedValue::new([7u64; 8]).unwrap();
+                assert_eq!(objects(), 3 - gone);
+                exit.send(0);
+                heir.succeeds("the heir");
+                assert_eq!((objects(), reuses.get()), (2, [7; 8]));
+                fate
+            });
         }
-        println!(
-            "  the heir got it {} times, {} times it was gone",
-            seen[0].load(SeqCst),
-            seen[1].load(SeqCst)
-        );
+        println!("  the heir got it {} times, {} times it was gone", seen[0].load(SeqCst), seen[1].load(SeqCst));
         assert!(seen[0].load(SeqCst) > 0 && seen[1].load(SeqCst) > 0);
+    }
+
+    /// What a forked child inherited but never held is not touched, whoever has its place by now.
+    fn lost_objects_are_gone() {
+        let base = SharedValue::new(1u64).unwrap();
+        let value = SharedValue::new([1u64; 8]).unwrap();
+        let atomic = allmend::SharedAtomic::new(1u64).unwrap();
+        let (act, _) = (Line::new(), ());
+        let heir = fork(|| {
+            act.receive();
+            base.get();
+            assert!(matches!(value.get_lock(), Err(LockError::Gone)));
+            assert!(matches!(value.try_get_lock(), Err(LockError::Gone)));
+            assert!(matches!(value.set([3; 8]), Err(LockError::Gone)));
+            let panics = |f: &dyn Fn()| {
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).expect_err("it is gone");
+            };
+            panics(&|| drop(value.get()));
+            panics(&|| drop(atomic.fetch_add(1)));
+            panics(&|| drop(atomic.load()));
+        });
+        drop((value, atomic));
+        let reuse = (SharedValue::new([7u64; 8]).unwrap(), allmend::SharedAtomic::new(7u64).unwrap());
+        act.send(0);
+        heir.succeeds("the heir");
+        assert_eq!((reuse.0.get(), reuse.1.load(), objects()), ([7; 8], 7, 3));
     }
 
     // ---- repair ----
@@ -601,7 +664,9 @@ mod killed {
     fn memory_of_a_run_is_reused() {
         let value = SharedValue::new(1u64).unwrap();
         for round in 0..4 {
-            drop(SharedValue::new(Large::make(u64::MAX)).unwrap());
+            let large = SharedValue::new(Large::make(u64::MAX)).unwrap();
+            large.set(Large::make(u64::MAX)).unwrap(); // both buffers
+            drop(large);
             let block = SharedValue::new(1u64).unwrap();
             let page = SharedValue::new([1u64; 200]).unwrap(); // a class of its own: takes the run's first extent
             let shorter = SharedValue::new([1u64; 20_000]).unwrap(); // a run from its second

@@ -1,3 +1,232 @@
+//! Killed at every machine instruction of lock + commit + unlock, in the compiled code as it ships.
+//!
+//! A victim is single-stepped (ptrace) k instructions into an update of a `SharedValue` and then killed with SIGKILL,
+//! for every k until the update is complete. A second process wants the lock meanwhile, and is asleep in the futex when
+//! the victim has it. It must get on and find a value that is old or new; `verify()` must be clean after each.
+//!
+//! Controls: the same steps over a record that is written in place must find torn values, and over a lock that asks
+//! nobody must find a waiter that sleeps without bound on a dead process's lock.
+//!
+//! Run: `cargo test --release --test step_kill` (x86-64; in a debug build there are more instructions).
+#![allow(unsafe_code, reason = "ptrace")]
+#![allow(clippy::disallowed_types, reason = "the control's record and lock are not the crate's")]
+
+mod harness;
+
+#[cfg(not(target_arch = "x86_64"))]
 fn main() {
+    println!("single steps are done on x86-64 only");
     println!("0 passed, 0 failed");
+}
+
+#[cfg(target_arch = "x86_64")]
+fn main() {
+    stepped::main();
+}
+
+#[cfg(target_arch = "x86_64")]
+mod stepped {
+    use crate::harness::{self, Child, Line, Sleep, fork, stage, until, words};
+    use allmend::SharedValue;
+    use bytemuck::Pod;
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+    pub(super) fn main() {
+        harness::run(&[
+            ("update_of_8_bytes", || update::<u64>("8 bytes")),
+            ("update_of_64_bytes", || update::<[u64; 8]>("64 bytes")),
+            ("update_of_100_words", || update_some::<[u64; 100]>("800 bytes, each 7th instruction", 7)),
+            ("control_written_in_place", control_written_in_place),
+            ("control_lock_that_asks_nobody", control_lock_that_asks_nobody),
+        ]);
+    }
+
+    /// What happened when the victim was to make `k` steps.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    enum Stepped {
+        /// It stands between two instructions.
+        Within,
+        /// It was through before that.
+        Through,
+    }
+
+    /// A child that stands before `act`, ready to be stepped. `prepare` runs freely.
+    fn traced(prepare: impl FnOnce(), act: impl FnOnce()) -> Child {
+        let mut child = fork(|| {
+            prepare();
+            // SAFETY: asks to be traced by the parent; touches no memory.
+            let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+            assert_eq!(traced, 0, "ptrace: {}", std::io::Error::last_os_error());
+            marker();
+            act();
+            marker();
+        });
+        assert_eq!(child.stops_or_ends(), None, "the first marker");
+        child
+    }
+
+    /// Stops a traced process for its tracer.
+    fn marker() {
+        // SAFETY: a signal to this thread, which its tracer takes.
+        unsafe { libc::raise(libc::SIGSTOP) };
+    }
+
+    fn step(child: &Child, k: u64) -> Stepped {
+        let pid = child.pid.as_raw_nonzero().get();
+        for _ in 0..k {
+            // SAFETY: `pid` is our tracee and stands still.
+            let done = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, pid, 0, 0) };
+            assert_eq!(done, 0, "ptrace: {}", std::io::Error::last_os_error());
+            let mut status = 0;
+            // SAFETY: `status` lives through the call.
+            let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+            assert!(waited == pid && libc::WIFSTOPPED(status), "the victim ended by itself: {status:#x}");
+            match libc::WSTOPSIG(status) {
+                libc::SIGTRAP => {}
+                libc::SIGSTOP => return Stepped::Through, // the second marker
+                other => panic!("the victim got signal {other}"),
+            }
+        }
+        Stepped::Within
+    }
+
+    fn whole<T: Pod>(value: &T) -> Option<u64> {
+        let words = bytemuck::cast_slice::<_, u64>(std::slice::from_ref(value));
+        words.iter().all(|w| *w == words[0]).then_some(words[0])
+    }
+
+    fn make<T: Pod>(k: u64) -> T {
+        let mut value = T::zeroed();
+        bytemuck::cast_slice_mut::<_, u64>(std::slice::from_mut(&mut value)).fill(k);
+        value
+    }
+
+    fn update<T: Pod>(what: &str) {
+        update_some::<T>(what, 1);
+    }
+
+    fn update_some<T: Pod>(what: &str, stride: u64) {
+        let value = SharedValue::new(make::<T>(1)).unwrap();
+        let base = SharedValue::new(0u64).unwrap();
+        let (start, reply, inherited) = (Line::new(), Line::new(), Line::new());
+        // One waiter for all rounds: takes the lock, says what it found, puts the value back.
+        let waiter = fork(|| {
+            loop {
+                base.get();
+                start.receive();
+                let mut guard = value.get_lock().unwrap();
+                inherited.send(guard.inherited().unwrap_or(0).into());
+                reply.send(whole(&*guard).unwrap_or(u64::MAX));
+                *guard = make(1);
+                drop(guard);
+                reply.send(0);
+            }
+        });
+        let (mut points, mut asleep, mut old, mut new, mut heirs, mut broken) = (0, 0, 0, 0, 0, 0);
+        let mut k = 0;
+        loop {
+            stage(&format!("update of {what}, killed after {k} instructions"));
+            let mut child = traced(|| drop(value.get()), || value.update(|v| *v = make(2)).unwrap());
+            let pid = child.pid.as_raw_pid() as u64;
+            let stepped = step(&child, k);
+            start.send(0);
+            until(|| reply.has_some() || waiter.sleep() == Some(Sleep::Bounded) && !reply.has_some());
+            asleep += u64::from(!reply.has_some());
+            child.kill();
+            // The watchdog of the runner is the judge of hangs: the stage names the instruction.
+            let (found, dead) = (reply.receive(), inherited.receive());
+            assert_eq!(reply.receive(), 0);
+            match found {
+                1 => old += 1,
+                2 => new += 1,
+                _ => broken += 1,
+            }
+            heirs += u64::from(dead == pid);
+            assert!(dead == 0 || dead == pid, "inherited from {dead}, the victim was {pid}");
+            assert_eq!(whole(&value.get()), Some(1));
+            let report = allmend::verify().unwrap();
+            assert_eq!((report.objects, report.busy), (2, 0), "killed after {k} instructions");
+            if stepped == Stepped::Through {
+                assert_eq!(found, 2);
+                break;
+            }
+            points += 1;
+            k += stride;
+        }
+        println!(
+            "  {what}: {points} kill points, waiter asleep at {asleep}, lock inherited {heirs}, old {old}, new {new}, \
+             hangs 0, broken {broken}"
+        );
+        assert_eq!(broken, 0);
+        assert!(asleep > 0 && heirs > 0 && old > 0 && new > 1, "the test saw too little");
+    }
+
+    /// The same update without the two buffers: a record in shared memory that is written in place, under the lock.
+    fn control_written_in_place() {
+        let record = &words()[..8];
+        let lock = SharedValue::new(0u64).unwrap();
+        let fill = |k| record.iter().for_each(|word| word.store(k, SeqCst));
+        let (mut points, mut broken, mut k) = (0, 0, 0);
+        loop {
+            fill(1);
+            let act = || {
+                let _guard = lock.get_lock().unwrap();
+                fill(2);
+            };
+            let mut child = traced(|| drop(lock.get()), act);
+            let stepped = step(&child, k);
+            child.kill();
+            drop(lock.get_lock().unwrap()); // the lock itself is fine
+            let first = record[0].load(SeqCst);
+            broken += u64::from(record.iter().any(|word| word.load(SeqCst) != first));
+            if stepped == Stepped::Through {
+                break;
+            }
+            (points, k) = (points + 1, k + 1);
+        }
+        println!("  control, written in place: {points} kill points, broken {broken}");
+        assert!(broken > 0, "the test does not notice torn records");
+    }
+
+    /// A plain futex lock. A waiter that sleeps without bound on a word that nobody alive will change hangs.
+    fn control_lock_that_asks_nobody() {
+        let word = &words()[0];
+        let (mut points, mut hangs, mut k) = (0, 0, 0);
+        loop {
+            word.store(0, SeqCst);
+            let act = || {
+                plain_lock(word);
+                plain_unlock(word);
+            };
+            let mut child = traced(|| (), act);
+            let stepped = step(&child, k);
+            let mut waiter = fork(|| plain_lock(word));
+            child.kill();
+            until(|| waiter.sleep() == Some(Sleep::Unbounded) || !waiter.is_running());
+            hangs += u64::from(waiter.is_running());
+            match waiter.is_running() {
+                true => waiter.kill(),
+                false => drop(waiter.end()),
+            }
+            if stepped == Stepped::Through {
+                break;
+            }
+            (points, k) = (points + 1, k + 1);
+        }
+        println!("  control, a lock that asks nobody: {points} kill points, hangs {hangs}");
+        assert!(hangs > 0, "the test does not notice a hang");
+    }
+
+    fn plain_lock(word: &AtomicU64) {
+        while word.swap(1, SeqCst) != 0 {
+            // SAFETY: the low half of a word that stays mapped; no time-out; no further argument is used.
+            unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 1, std::ptr::null::<u8>()) };
+        }
+    }
+
+    fn plain_unlock(word: &AtomicU64) {
+        word.store(0, SeqCst);
+        // SAFETY: as above; a wake reads no memory.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+    }
 }

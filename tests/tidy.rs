@@ -19,6 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 /// The rooms of `src`, and their ranks. A room names rooms of a smaller rank, and itself.
@@ -282,7 +283,12 @@ fn use_tree(code: &[&Token], mut at: usize) -> (Vec<Vec<String>>, usize) {
 }
 
 /// In which room the names of the crate's root live.
-fn root_names() -> BTreeMap<String, String> {
+fn root_names() -> &'static BTreeMap<String, String> {
+    static NAMES: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+    NAMES.get_or_init(read_root_names)
+}
+
+fn read_root_names() -> BTreeMap<String, String> {
     let lib = File::new("src/lib.rs", &fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs"));
     let code = lib.code();
     let uses = (1..code.len()).filter(|&i| code[i].text == "use" && code[i - 1].text == "pub");

@@ -53,7 +53,6 @@ fn main() -> ExitCode {
     if settings.wants("python") {
         python::table(&settings);
     }
-    bystanders.print();
-    goals.print();
+    goals.print(bystanders.print());
     ExitCode::SUCCESS
 }

@@ -126,7 +126,6 @@ impl Samples {
 /// Three digits that count.
 pub fn digits(v: f64) -> String {
     match v.abs() {
-        a if a >= 1000.0 => format!("{v:.0}"),
         a if a >= 100.0 => format!("{v:.0}"),
         a if a >= 10.0 => format!("{v:.1}"),
         _ => format!("{v:.2}"),
@@ -181,7 +180,7 @@ impl Goals {
     }
 
     /// Prints the list, those that were missed last.
-    pub fn print(&self) {
+    pub fn print(&self, disturbed: bool) {
         if self.lines.is_empty() {
             return;
         }
@@ -195,7 +194,10 @@ impl Goals {
         }
         table.print();
         let met = self.lines.iter().filter(|line| line.3).count();
-        println!("{met} of {} met. Judged by the median of the repetitions.", self.lines.len());
+        println!("{met} of {} met, by the median of the repetitions.", self.lines.len());
+        if disturbed {
+            println!("**The run was disturbed (above): neither \"met\" nor \"NOT met\" says much.**");
+        }
     }
 }
 
@@ -255,16 +257,16 @@ impl Bystanders {
         Self { start: Instant::now(), all: all_ticks(), ours: our_ticks() }
     }
 
-    /// Says what they took.
-    pub fn print(&self) {
+    /// Says what they took. True: nothing that was measured can be trusted.
+    pub fn print(&self) -> bool {
         let (all, ours) = (all_ticks() - self.all, our_ticks() - self.ours);
-        let cores = all.saturating_sub(ours) as f64 / TICKS_PER_SECOND / self.start.elapsed().as_secs_f64();
+        let elapsed = self.start.elapsed();
+        let cores = all.saturating_sub(ours) as f64 / TICKS_PER_SECOND / elapsed.as_secs_f64();
+        let disturbed = cores > 0.1;
         let verdict =
-            if cores > 0.1 { "**disturbed: run it again when the machine is quiet**" } else { "quiet" };
-        println!(
-            "Others used {cores:.2} cores while this ran, in {:.0?}: {verdict}.\n",
-            self.start.elapsed()
-        );
+            if disturbed { "**disturbed: run it again when the machine is quiet**" } else { "quiet" };
+        println!("Others used {cores:.2} cores while this ran, in {elapsed:.0?}: {verdict}.\n");
+        disturbed
     }
 }
 

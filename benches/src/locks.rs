@@ -238,10 +238,7 @@ pub fn contended(settings: &Settings, goals: &mut Goals) {
             digits(cells[0][column].mops.over(&cells[i][column].mops).median())
         });
         print("least share of one / mean", &|i, column| cells[i][column].least_share.show());
-        print(
-            "cores busy (of those that worked: below that, somebody slept or was disturbed)",
-            &|i, column| digits(cells[i][column].cores.median()),
-        );
+        print("cores that they kept busy", &|i, column| digits(cells[i][column].cores.median()));
 
         let at =
             |name, column: usize| &cells[rows.iter().position(|r| r.0 == name).expect("a row")][column].mops;

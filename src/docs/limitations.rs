@@ -23,7 +23,8 @@
 //!
 //! # Numbers
 //!
-//! * **127 processes at a time in one segment**, the parent included. Each object has one bit per possible process; 127 of
+//! * **127 processes at a time in one segment**, the parent included; so a pool has at most 126
+//!   workers. Each object has one bit per possible process; 127 of
 //!   them fit into two words. More places would make every object larger. The format itself ends at 1023.
 //! * **An unlocked value has at most 8 bytes**, because a larger one would be torn. This is checked when it is compiled.
 //! * **A segment is as large as the machine's memory**, at least 1 GiB and at most 64 GiB, less under `RLIMIT_AS` and
@@ -103,5 +104,6 @@
 //! * **A task that never ends** is not ended by a time-out: `result_timeout` gives up waiting, the task goes on. There is no
 //!   cancelling yet.
 //! * **After a fork** the pool belongs to the parent. In the child its futures say `Closed`.
-//! * **If the program's file is replaced while it runs**, new workers still run the old one: the kernel keeps it. A program
-//!   that was started by another name for `/proc/self/exe` (an interpreter, qemu) cannot start workers.
+//! * **If the program's file is replaced while it runs**, new workers still run the old one: the kernel keeps it. Code that
+//!   runs inside of another program (an interpreter's extension, a program under qemu) finds that other one behind
+//!   `/proc/self/exe`: name the worker program by [`worker_exe`](crate::PoolBuilder::worker_exe).

@@ -69,6 +69,8 @@ struct Outcome {
     items: Vec<Item>,
     bytes: Vec<u8>,
     time: Duration,
+    /// A worker died in it: it may have pinned a buffer without noting where.
+    buried: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -381,7 +383,7 @@ impl Parent {
         {
             copy(buffer.w64());
         }
-        if [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
+        if outcome.buried || [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
             job.unpin(BUFFERS);
         }
         let items = &mut outcome.items;
@@ -494,6 +496,7 @@ impl Parent {
         for slot in slots {
             let Some(job) = desk.jobs[slot].clone() else { continue };
             let mut progress = ring.progress(slot);
+            job.outcome().buried = true;
             if progress.items < job.count {
                 let words = Task::new(ring.payload(slot)).map(|task| task.last_words()).unwrap_or_default();
                 {

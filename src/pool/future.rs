@@ -97,7 +97,7 @@ const BATCH_ITEMS: usize = 1 << 16;
 /// end after so many bytes of arguments.
 const BATCH_BYTES: usize = 256 << 10;
 /// Batches under way, per worker.
-const WINDOW: usize = 4;
+const WINDOW: usize = 8;
 
 /// Results of [`Pool::map`], in the order of the items. It drives the tasks: the next ones are submitted as results are
 /// taken.

@@ -90,3 +90,26 @@ impl<'de, T: PlainData> Deserialize<'de> for Plain<T> {
         deserializer.deserialize_bytes(Bytes(PhantomData))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::wire::{decode, encode};
+
+    #[test]
+    fn bytes_come_back_at_any_alignment_and_only_whole() {
+        for shift in 0..8 {
+            let mut bytes = vec![0; shift];
+            encode(&Plain(vec![1.5f64, -2.0]), &mut bytes).unwrap();
+            assert_eq!(decode(&bytes[shift..]), Ok(Plain(vec![1.5f64, -2.0])));
+            assert_eq!(decode(&bytes[shift..]), Ok(Plain([1.5f64, -2.0])));
+            assert!(decode::<Plain<f64>>(&bytes[shift..]).is_err());
+            assert!(decode::<Plain<[f64; 3]>>(&bytes[shift..]).is_err());
+        }
+        let mut bytes = Vec::new();
+        encode(&Plain([1u8, 2, 3]), &mut bytes).unwrap();
+        assert!(decode::<Plain<Vec<u16>>>(&bytes).is_err());
+        assert_eq!(decode::<Plain<Vec<()>>>(&[0]), Ok(Plain(vec![])));
+        assert!(decode::<Plain<Vec<()>>>(&bytes).is_err());
+    }
+}

@@ -56,6 +56,10 @@ pub(crate) const MAGIC_AT: usize = 0;
 pub(crate) const CLOSED_AT: usize = 1;
 
 /// The fields of a task, as indices into the payload behind the progress word.
+///
+/// Laid out by cache lines, since each line that both sides touch costs a transfer: the first (with the progress word)
+/// holds what every task needs, the second what few need and the beginning of the argument, and the one with `Nanos` the
+/// beginning of the results.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub(crate) enum Field {
@@ -71,23 +75,22 @@ pub(crate) enum Field {
     Serial = 4,
     /// Bytes of the argument.
     ArgumentBytes = 5,
-    /// Its buffer, or [`NOWHERE`] if it is inline.
-    ArgumentOffset = 6,
-    /// The buffer's generation.
-    ArgumentGeneration = 7,
+    /// The argument's buffer, or [`NOWHERE`] if it is inline: its generation,
+    ArgumentGeneration = 6,
+    /// and its offset.
+    ArgumentOffset = 7,
     /// The two places for a result buffer: offset, generation.
     ResultPlaces = 8,
-    /// How long the batch ran, in nanoseconds, as its worker saw it.
-    Nanos = 12,
     /// Bytes of the last words.
-    LastWordsBytes = 13,
+    LastWordsBytes = 12,
+    /// How long the batch ran, in nanoseconds, as its worker saw it.
+    Nanos = RESULT_AT - 1,
 }
 
-const FIELDS: usize = 15;
 const INLINE: usize = 512 / 8;
-const LAST_WORDS: usize = 384 / 8;
-const ARGUMENT_AT: usize = FIELDS;
-const RESULT_AT: usize = ARGUMENT_AT + INLINE;
+const LAST_WORDS: usize = 376 / 8;
+const ARGUMENT_AT: usize = 13;
+const RESULT_AT: usize = 80;
 const LAST_WORDS_AT: usize = RESULT_AT + INLINE;
 
 /// Words per slot, its progress word included.
@@ -105,7 +108,12 @@ pub(crate) const LEAST_HANDLE: usize = 8 + 16;
 /// The largest body of a record.
 pub(crate) const MAX_BODY: usize = u32::MAX as usize - 8;
 
-const _: () = assert!(PAYLOAD.is_multiple_of(8) && Field::Nanos as usize == Field::ResultPlaces as usize + 4);
+const _: () = {
+    assert!(PAYLOAD.is_multiple_of(8), "slots begin with a cache line");
+    assert!(Field::LastWordsBytes as usize == Field::ResultPlaces as usize + 4);
+    assert!(ARGUMENT_AT == Field::LastWordsBytes as usize + 1 && ARGUMENT_AT + INLINE < RESULT_AT);
+    assert!((1 + Field::Nanos as usize).is_multiple_of(8));
+};
 
 /// No buffer: no object has generation 0.
 pub(crate) const NOWHERE: Place = Place { at: 0, generation: 0 };

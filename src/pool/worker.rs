@@ -454,7 +454,8 @@ impl Worker {
             }
         };
         let output = Output { worker: self, task: *task, area: progress.area, buffer };
-        (progress.bytes % 8 == 0 && progress.bytes as usize / 8 <= output.words().len()).then_some(output)
+        (progress.bytes.is_multiple_of(8) && progress.bytes as usize / 8 <= output.words().len())
+            .then_some(output)
     }
 }
 

@@ -44,6 +44,7 @@ use super::{
     bytes::Bytes,
     layout::{EXTENT, Geometry, header},
     owner::Owner,
+    record,
 };
 use crate::{
     atomic::{AcqRel, Acquire, Relaxed, Release, Word64},
@@ -317,40 +318,44 @@ impl<'a> Extents<'a> {
         self.commit_or_release(me, extent, 1, EXTENT)?;
         // An extent that was part of a run has anything in it; nobody else looks before SLAB is there.
         for word in self.bytes.words64(extent * EXTENT, n as usize) {
-            if word.load(Relaxed) != 0 {
-                word.store(0, Relaxed);
-            }
+            clear(word);
         }
+        (0..n).for_each(|index| self.clear_holders(&self.slab_block(extent, class, index)));
+        // The first block is ours before anybody else can take it.
+        let block = self.slab_block(extent, class, 0);
+        self.state(&block).store(State::Pending(me).encode(), Relaxed);
         self.word(extent).store(Extent::Slab(class).encode(), Release);
-        hints.cursor[c] = Cursor { extent, index: 0 };
-        let mine = (0..n).map(|index| self.slab_block(extent, class, index)).find(|b| self.try_claim(b, me));
-        // Others may take blocks of it, but not all before we look, short of a race of thousands of creators.
-        mine.ok_or(CreateError::Full { bytes: SMALLEST << class })
+        hints.cursor[c] = Cursor { extent, index: 1 };
+        Ok(block)
+    }
+
+    /// Memory that was the body of another object has anything where the holders of this one will be. (A block that
+    /// is used again has none: its last user went with the last of them.)
+    fn clear_holders(&self, block: &Block) {
+        let holders = self.geometry.holder_words() as usize;
+        self.bytes.words64(block.at + record::HOLDERS * 8, holders).iter().for_each(clear);
     }
 
     /// The first of `n` neighbouring extents, all CLAIMED(me).
     fn claim_extents(&self, me: Owner, n: u64) -> Result<u64, CreateError> {
-        let full = CreateError::Full { bytes: n * EXTENT };
-        let end = self.geometry.extents;
+        let (free, mine) = (Extent::Free.encode(), Extent::Claimed(me).encode());
         let mut start = self.geometry.first_extent;
-        'search: while start.checked_add(n).is_some_and(|stop| stop <= end) {
-            if let Some(busy) = (start..start + n).rev().find(|&e| self.word(e).load(Relaxed) != 0) {
+        while start.checked_add(n).is_some_and(|stop| stop <= self.geometry.extents) {
+            if let Some(busy) = (start..start + n).rev().find(|&e| self.word(e).load(Relaxed) != free) {
                 start = busy + 1;
                 continue;
             }
             self.raise_used(start + n);
-            for e in start..start + n {
-                let free = Extent::Free.encode();
-                if self.word(e).compare_exchange(free, Extent::Claimed(me).encode(), AcqRel, Relaxed).is_err()
-                {
-                    self.release_extents(me, start, e - start);
-                    start = e + 1;
-                    continue 'search;
+            let claim = |e: &u64| self.word(*e).compare_exchange(free, mine, AcqRel, Relaxed).is_err();
+            match (start..start + n).find(claim) {
+                None => return Ok(start),
+                Some(lost) => {
+                    self.release_extents(me, start, lost - start);
+                    start = lost + 1;
                 }
             }
-            return Ok(start);
         }
-        Err(full)
+        Err(CreateError::Full { bytes: n * EXTENT })
     }
 
     /// Before a claim, so that whoever scans sees it.
@@ -385,19 +390,21 @@ impl<'a> Extents<'a> {
         }
         let head = self.claim_extents(me, n)?;
         self.commit_or_release(me, head, n, total)?;
-        // The state word first: whoever sees RUN reads it.
-        self.bytes.w64(head * EXTENT).store(State::Pending(me).encode(), Relaxed);
-        for tail in head + 1..head + n {
-            self.word(tail).store(Extent::Tail(head).encode(), Release);
-        }
-        self.word(head).store(Extent::Run(n).encode(), Release);
-        Ok(Block {
+        let block = Block {
             state_at: head * EXTENT,
             at: head * EXTENT + RUN_RECORD,
             bytes: n * EXTENT - RUN_RECORD,
             extent: head,
             kind: BlockKind::Run(n),
-        })
+        };
+        // The state word first: whoever sees RUN reads it.
+        self.state(&block).store(State::Pending(me).encode(), Relaxed);
+        self.clear_holders(&block);
+        for tail in head + 1..head + n {
+            self.word(tail).store(Extent::Tail(head).encode(), Release);
+        }
+        self.word(head).store(Extent::Run(n).encode(), Release);
+        Ok(block)
     }
 
     /// Gives up a block whose state is `from`, a state with our own id (or a dead one's, taken over).
@@ -458,6 +465,13 @@ impl<'a> Extents<'a> {
             }
         }
         let _ = self.word(index).compare_exchange(word, Extent::Free.encode(), AcqRel, Relaxed);
+    }
+}
+
+/// Most words are zero already: those are not written.
+fn clear(word: &Word64) {
+    if word.load(Relaxed) != 0 {
+        word.store(0, Relaxed);
     }
 }
 

@@ -72,7 +72,23 @@ impl<'a> Keep<'a> {
         (0..words).any(|i| self.record(block, record::HOLDERS + i).load(Acquire) != 0)
     }
 
-    /// Sets our bit in a block that is still PENDING: nobody else looks yet.
+    /// Does anything keep the object?
+    pub(crate) fn is_kept(&self, block: &Block) -> bool {
+        self.is_held(block) || self.is_pinned(block)
+    }
+
+    /// The slots whose holder bits are set.
+    pub(crate) fn holders(&self, block: &Block) -> impl Iterator<Item = u32> + 'a {
+        let (this, block) = (*self, *block);
+        let words = 0..this.extents.geometry.holder_words() as u32;
+        words.flat_map(move |i| {
+            let word = this.record(&block, record::HOLDERS + u64::from(i)).load(Relaxed);
+            (0..64).filter(move |b| word & 1 << b != 0).map(move |b| i * 64 + b)
+        })
+    }
+
+    /// Sets our bit in a block that is still PENDING: nobody else looks yet. Under the process's private lock, as
+    /// `hold`: a stale handle of another thread must not take the bit away with its own.
     pub(crate) fn hold_new(&self, block: &Block) {
         // A bit by itself, never a store: a stale handle elsewhere may have set its bit for a moment.
         self.holder_word(block, self.me.slot()).fetch_or(bit(self.me.slot()), Relaxed);

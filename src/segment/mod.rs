@@ -267,15 +267,16 @@ mod attached {
             let (me, anchor) = self.participants().attach(|me| self.clear_own_slot(me))?;
             own.anchor = Some(anchor);
             let keep = self.keep(me);
-            for (&at, held) in &own.objects {
+            own.objects.retain(|&at, held| {
                 let object = held.object.upgrade();
-                if keep.hold(Place { at, generation: held.generation }).is_err()
-                    && let Some(object) = &object
-                {
+                let kept = keep.hold(Place { at, generation: held.generation }).is_ok();
+                if let Some(object) = object.as_ref().filter(|_| !kept) {
                     object.set_lost();
                 }
                 inherited.push(object);
-            }
+                kept // else its place may be another object's by now
+            });
+            // Release: who reads our name finds the lost ones marked.
             self.identity.word().store(me.bits(), Release);
             drop(local);
             Ok(me)
@@ -365,7 +366,7 @@ mod attached {
                 let body = block.at + self.geometry.record_bytes();
                 let (w32, _) = self.body(&block)?;
                 let index = usize::try_from(offset.checked_sub(body)? / 4).ok()?;
-                (offset % 4 == 0).then_some(w32)?.get(index)
+                w32.get(index).filter(|_| offset.is_multiple_of(4))
             };
             self.participants().waits_for(dead).into_iter().filter_map(word).collect()
         }
@@ -421,7 +422,6 @@ mod attached {
             set(record::NAME, stamp.name);
             set(record::WORDS, u64::from(words32) | u64::from(words64) << 32);
             set(record::PINNED, 0);
-            keep.hold_new(&block);
             let damaged = || CreateError::Damaged("a record that we are writing".into());
             let (w32, w64) = self.body(&block).ok_or_else(damaged)?;
             for word in w32.iter().filter(|word| word.load(Relaxed) != 0) {
@@ -438,6 +438,7 @@ mod attached {
                 own.objects
                     .insert(place.at, Held { generation, instances: 1, object: Arc::downgrade(&object) });
             }
+            keep.hold_new(&block);
             // Release: extents, invariant 2.
             extents.state(&block).store(State::Live.encode(), Release);
             drop(local);
@@ -525,6 +526,8 @@ mod attached {
             if atomic::broken(Rule::SweepTheDead) {
                 return Ok(());
             }
+            // A child that was forked while we hold a dead slot would inherit the right to it, and never give it back.
+            let _no_fork = local()?;
             let participants = self.participants();
             for dead in participants.dead_slots(me) {
                 self.keep(me).clear_slot(dead.slot());

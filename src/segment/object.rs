@@ -12,7 +12,7 @@ use super::{
     keep::Place,
     owner::{OWNER_BITS, Owner},
 };
-use crate::atomic::{Private32, Private64, Relaxed, Word32, Word64};
+use crate::atomic::{Acquire, Private32, Private64, Relaxed, Word32, Word64};
 use std::{
     cell::Cell,
     fmt,
@@ -130,8 +130,8 @@ impl Object {
     /// As whom this process takes part; `None` in a forked child that has not attached yet.
     #[inline(always)]
     pub(crate) fn me_now(&self) -> Option<Owner> {
-        // Relaxed: it changes only before anybody can use it.
-        Owner::from_private(self.identity.load(Relaxed))
+        // Acquire: in a forked child, pairs with `attach_again`, which marks what is lost before.
+        Owner::from_private(self.identity.load(Acquire))
     }
 
     /// Its name within the segment.
@@ -180,7 +180,26 @@ impl Object {
         local.downcast_ref().expect("each kind of object keeps one type here")
     }
 
+    /// As whom this process holds the object. `None` in a forked child that has not attached yet, and in one whose
+    /// parent let the object go before that: the words may be another object's by now.
+    #[inline(always)]
+    pub(crate) fn holder_now(&self) -> Option<Owner> {
+        self.me_now().filter(|_| !self.is_lost())
+    }
+
+    /// If [`Self::holder_now`] is `None`: a forked child takes part, and gets a hold of its own.
+    ///
+    /// # Panics
+    /// If its parent let the object go before that.
+    #[cold]
+    pub(crate) fn inherit(&self) {
+        // Without a place in the segment the child can still look: its parent keeps the object.
+        let _ = self.segment.me();
+        assert!(!self.is_lost(), "the object was dropped by the process that forked this one");
+    }
+
     /// This process was forked, and its parent let the object go before it was used here.
+    #[inline(always)]
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Relaxed) != 0
     }

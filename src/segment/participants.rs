@@ -149,6 +149,11 @@ impl<'a> Participants<'a> {
         self.word(dead.slot, MARKS).store(0, Release);
     }
 
+    /// May anything in the segment carry the mark of this slot?
+    pub(crate) fn has_marks(&self, slot: u32) -> bool {
+        slot <= self.geometry.max_processes && self.word(slot, MARKS).load(Acquire) != 0
+    }
+
     /// How many processes live now.
     pub(crate) fn living(&self) -> Result<u32, OsError> {
         let alive = |slot: &u32| self.observer.is_locked(u64::from(*slot)) == Ok(true);
@@ -169,14 +174,18 @@ impl<'a> Participants<'a> {
         self.word(me.slot(), WAITS + record).store(0, Relaxed);
     }
 
-    /// Offsets of lock words on which somebody waits for `dead`. They come from shared bytes: check them.
+    /// Offsets of lock words on which somebody waits for `dead`, and of those on which `dead` itself waited: it may
+    /// have been the one that was woken. They come from shared bytes: check them.
     pub(crate) fn waits_for(&self, dead: Owner) -> Vec<u64> {
         let records = (1..=self.geometry.max_processes)
             .flat_map(|slot| (0..WAIT_RECORDS).map(move |i| (slot, WAITS + i)))
-            .map(|(slot, word)| self.word(slot, word).load(Acquire));
+            .map(|(slot, word)| (slot, self.word(slot, word).load(Acquire)));
         records
-            .filter(|&r| r & ((1 << OWNER_BITS) - 1) == u64::from(dead.bits()))
-            .map(|r| (r >> OWNER_BITS) * 4)
+            .filter(|&(slot, record)| {
+                let expected = record & ((1 << OWNER_BITS) - 1);
+                record != 0 && (slot == dead.slot() || expected == u64::from(dead.bits()))
+            })
+            .map(|(_, record)| (record >> OWNER_BITS) * 4)
             .collect()
     }
 }

@@ -15,6 +15,7 @@
 use super::{
     attached::Segment,
     extents::{Block, Extent, State},
+    keep::Keep,
     layout::EXTENT,
     owner::Owner,
     record,
@@ -90,7 +91,7 @@ impl Segment {
                         if self.geometry().record_bytes() + body > block.bytes {
                             return Err(wrong("a record that does not fit", block.at));
                         }
-                        if keep.holders(&block).any(|slot| self.is_stray(&block, slot)) {
+                        if keep.holders(&block).any(|slot| self.is_stray(keep, &block, slot)) {
                             return Err(wrong("held by a slot that nobody has", block.at));
                         }
                         match keep.is_kept(&block) {
@@ -110,25 +111,20 @@ impl Segment {
     }
 
     /// A hold of a slot without marks. Looks again, because both go when the slot is cleared.
-    fn is_stray(&self, block: &Block, slot: u32) -> bool {
-        let held = || self.holders_of(block).any(|holder| holder == slot);
-        !self.participants().has_marks(slot) && held() && !self.participants().has_marks(slot)
-    }
-
-    fn holders_of(&self, block: &Block) -> impl Iterator<Item = u32> {
-        self.me_now().into_iter().flat_map(|me| self.keep(me).holders(block))
+    fn is_stray(&self, keep: Keep<'_>, block: &Block, slot: u32) -> bool {
+        let unmarked = || !self.participants().has_marks(slot);
+        unmarked() && keep.holders(block).any(|holder| holder == slot) && unmarked()
     }
 
     /// Extent `index` should belong to the run at `head`. Is it really another's, and is that run not on its way?
     fn is_hole(&self, head: u64, index: u64) -> bool {
-        let (extents, tail) = (self.extents(), Extent::Tail(head).encode());
+        let extents = self.extents();
         let is_whole = || {
-            extents
-                .blocks(head)
-                .next()
-                .is_some_and(|block| extents.state(&block).load(Acquire) == State::Live.encode())
+            let state = extents.blocks(head).next().map(|block| extents.state(&block).load(Acquire));
+            state == Some(State::Live.encode())
         };
+        let is_tail = || Extent::decode(extents.word(index).load(Acquire)) == Some(Extent::Tail(head));
         // Twice: the run may have gone and another may stand there since.
-        (0..2).all(|_| is_whole() && extents.word(index).load(Acquire) != tail)
+        (0..2).all(|_| is_whole() && !is_tail())
     }
 }

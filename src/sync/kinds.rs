@@ -166,7 +166,7 @@ impl Placed for Robust {
 impl Excludes for Robust {
     #[inline(always)]
     fn acquire_free(object: &Object) -> Option<Owner> {
-        let me = object.me_now()?;
+        let me = object.holder_now()?;
         word::lock_free(lock_word(object), me).ok()?;
         object.holder().set(me);
         Some(me)
@@ -273,6 +273,9 @@ mod raw_sync {
 
         fn wait_for(object: &Object, timeout: Option<Duration>) -> Result<Held, LockError> {
             let me = object.segment().me()?;
+            if object.is_lost() {
+                return Err(LockError::Gone);
+            }
             if object.holder().is_me(me) {
                 return Err(LockError::Deadlock); // the mutex itself would hang
             }

@@ -486,7 +486,8 @@ pub(crate) fn retire(word: &Word32, dead: Owner) -> bool {
     retired
 }
 
-/// Who holds it at this moment, for messages and checks.
+/// Who holds it at this moment.
+#[cfg(test)]
 pub(crate) fn holder(word: &Word32) -> Result<Option<Owner>, Corrupt> {
     match State(word.load(Relaxed)).says() {
         Says::Free => Ok(None),

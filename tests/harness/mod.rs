@@ -170,8 +170,9 @@ fn spawn(own_group: bool, body: impl FnOnce()) -> Child {
         return Child { pid, reaped: false };
     }
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    if rustix::process::getppid() != Some(parent) {
-        exit_now(0); // it died before we asked to follow it
+    // It may have died before we asked to follow it. (No parent at all: we are in another pid namespace.)
+    if rustix::process::getppid().is_some_and(|now| now != parent) {
+        exit_now(0);
     }
     if own_group {
         let _ = rustix::process::setpgid(None, None);
@@ -362,6 +363,10 @@ impl Random {
                 .map_or(1, |d| d.as_nanos() as u64)
         });
         println!("ALLMEND_SEED={seed}");
+        Self(seed)
+    }
+
+    pub fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 

@@ -95,7 +95,7 @@ fn map_takes_items_as_results_are_taken() {
         let mut results = pool.with_chunk_size(1).map(double, items);
         for i in 1..=50 {
             assert_eq!(results.next(), Some(Ok(2 * i)));
-            assert!(taken.get() <= i + 8, "{} taken at {i}", taken.get());
+            assert!(taken.get() <= i + 16, "{} taken at {i}", taken.get());
         }
     });
 }
@@ -349,6 +349,28 @@ fn bad_pools() {
         let error = Pool::builder().workers(1).worker_exe("/nowhere/at/all").build().err();
         assert!(matches!(error, Some(PoolError::Os(_))), "{error:?}");
     });
+}
+
+/// What a program does that was started as a worker and ran its `main` instead. Only with the marker, see below.
+#[test]
+fn started_with_a_marker() {
+    if std::env::var_os(worker::MARKER).is_some() {
+        assert!(matches!(Pool::new(1), Err(PoolError::NotAWorkerImage(_))));
+        println!("refused to start more of itself");
+    }
+}
+
+#[test]
+fn no_fork_bomb() {
+    let program = std::env::current_exe().unwrap();
+    // A marker that the hook does not take: as if there were no hook.
+    let run = Command::new(program)
+        .args(["--exact", "pool::tests::started_with_a_marker", "--nocapture"])
+        .env(worker::MARKER, "not from a pool")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && text.contains("refused to start more"), "{text}");
 }
 
 #[test]

@@ -15,6 +15,10 @@
 //! Each file of models ends with `mutations`: the same models with one rule broken, which must fail, and by the
 //! failure that the rule prevents.
 //!
+//! Two traps, both met here. A yield hides lost wake-ups, so nothing in a model spins. And loom misses a schedule in
+//! which a store overtakes an earlier load if the storing thread has loaded that word meanwhile (its issue 166): who
+//! only reads is spawned last, and each model has a mutation that shows it is not blind.
+//!
 //! A death in a model is a panic that the process's closure catches, then a Release store to its liveness word, which
 //! the asker loads with Acquire. That the kernel's release of a file lock orders memory so is an assumption; the
 //! kernel drops a process's files after its last thread has stopped, behind locks of its own.
