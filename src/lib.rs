@@ -32,11 +32,11 @@
 //! 1. A process killed at any instruction, holding any lock, in the middle of any operation, hangs nobody and loses no
 //!    committed update.
 //! 2. A reader never sees half of an update, and never waits for a writer that is dead or stopped.
-//! 3. Bytes that another process corrupted give an error: no undefined behaviour, no access out of bounds, no endless
-//!    loop. (Not so for the `raw_sync` lock kind, which trusts its peers.)
+//! 3. Structure that another process corrupted gives an error: no undefined behaviour, no access out of bounds, no endless
+//!    loop. (Not so for the `raw_sync` lock kind, which trusts its peers; and of a value's bytes each is a valid one.)
 //! 4. When the last process is gone, nothing is left behind.
-//! 5. No single sleep is unbounded: every wait looks again at who is alive, and every blocking call has a form with a
-//!    time-out.
+//! 5. No single sleep is unbounded: every wait looks again at who is alive. A wait for a lock ends when its holder does,
+//!    and waiting for a lock or for a result has a form with a time-out.
 //!
 //! How it is kept, and what is not promised, is in [`docs`].
 

@@ -500,7 +500,12 @@ mod killed {
         println!("  392 pairs of drops that meet");
     }
 
-    fn one_drop_race<T: Pod>(n: u64, goes_on: bool, base: &SharedValue<u64>, value: SharedValue<T>) -> Victim {
+    fn one_drop_race<T: Pod>(
+        n: u64,
+        goes_on: bool,
+        base: &SharedValue<u64>,
+        value: SharedValue<T>,
+    ) -> Victim {
         let (child, fate) = victim(n, || drop(base.get()), |()| drop(read_out(&value)));
         drop(value);
         allmend::verify().expect("healthy, though somebody is at something");
@@ -573,44 +578,52 @@ mod killed {
     fn drop_against_an_heir() {
         let seen = words(); // 0: the heir got it, 1: it was gone
         for goes_on in [false, true] {
-            every_write(&format!("drop of the last hold against an heir's attach (goes on: {goes_on})"), |n| {
-                let base = SharedValue::new(1u64).unwrap();
-                let value = SharedValue::new([1u64; 8]).unwrap();
-                let (act, done, exit) = (Line::new(), Line::new(), Line::new());
-                let heir = fork(|| {
-                    act.receive();
-                    base.get(); // attaches, and takes holds
-                    let got = value.get_lock();
-                    done.send(match &got {
-                        Ok(guard) if **guard == [1; 8] => 0,
-                        Err(LockError::Gone) => 1,
-                        other => panic!("{other:?}"),
+            every_write(
+                &format!("drop of the last hold against an heir's attach (goes on: {goes_on})"),
+                |n| {
+                    let base = SharedValue::new(1u64).unwrap();
+                    let value = SharedValue::new([1u64; 8]).unwrap();
+                    let (act, done, exit) = (Line::new(), Line::new(), Line::new());
+                    let heir = fork(|| {
+                        act.receive();
+                        base.get(); // attaches, and takes holds
+                        let got = value.get_lock();
+                        done.send(match &got {
+                            Ok(guard) if **guard == [1; 8] => 0,
+                            Err(LockError::Gone) => 1,
+                            other => panic!("{other:?}"),
+                        });
+                        exit.receive();
+                        if let Ok(mut guard) = got {
+                            assert_eq!(*guard, [1; 8]);
+                            *guard = [2; 8];
+                            drop(guard);
+                            assert_eq!(value.get(), [2; 8], "held, so nobody reused it");
+                        }
                     });
-                    exit.receive();
-                    if let Ok(mut guard) = got {
-                        assert_eq!(*guard, [1; 8]);
-                        *guard = [2; 8];
-                        drop(guard);
-                        assert_eq!(value.get(), [2; 8], "held, so nobody reused it");
-                    }
-                });
-                let (attached, start) = (Line::new(), Line::new());
-                let mut slow = Slow::new(n, &attached, &start, || drop(base.get()), || drop(read_out(&value)));
-                drop(value); // the victim is the last to hold it
-                let fate = slow.acts(&start);
-                act.send(0);
-                let gone = done.receive();
-                seen[gone as usize].fetch_add(1, SeqCst);
-                slow.ends(fate, goes_on);
-                let reuses = SharedValue::new([7u64; 8]).unwrap();
-                assert_eq!(objects(), 3 - gone);
-                exit.send(0);
-                heir.succeeds("the heir");
-                assert_eq!((objects(), reuses.get()), (2, [7; 8]));
-                fate
-            });
+                    let (attached, start) = (Line::new(), Line::new());
+                    let mut slow =
+                        Slow::new(n, &attached, &start, || drop(base.get()), || drop(read_out(&value)));
+                    drop(value); // the victim is the last to hold it
+                    let fate = slow.acts(&start);
+                    act.send(0);
+                    let gone = done.receive();
+                    seen[gone as usize].fetch_add(1, SeqCst);
+                    slow.ends(fate, goes_on);
+                    let reuses = SharedValue::new([7u64; 8]).unwrap();
+                    assert_eq!(objects(), 3 - gone);
+                    exit.send(0);
+                    heir.succeeds("the heir");
+                    assert_eq!((objects(), reuses.get()), (2, [7; 8]));
+                    fate
+                },
+            );
         }
-        println!("  the heir got it {} times, {} times it was gone", seen[0].load(SeqCst), seen[1].load(SeqCst));
+        println!(
+            "  the heir got it {} times, {} times it was gone",
+            seen[0].load(SeqCst),
+            seen[1].load(SeqCst)
+        );
         assert!(seen[0].load(SeqCst) > 0 && seen[1].load(SeqCst) > 0);
     }
 

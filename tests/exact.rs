@@ -1,5 +1,7 @@
 //! Exact counts: a locked and an atomic counter, by 2, 4 and 8 workers. 10 runs of each; 100 with `ALLMEND_LONG=1`.
 
+mod watchdog;
+
 use allmend::{Error, Pool, SharedAtomic, SharedValue};
 
 const N: u64 = 2_000;
@@ -23,6 +25,7 @@ fn runs() -> usize {
 }
 
 fn is_exact_with(workers: usize) {
+    let _watchdog = watchdog::Watchdog::new("exact");
     for run in 1..=runs() {
         let pool = Pool::new(workers).unwrap();
         let (a, b) = (SharedValue::new(0).unwrap(), SharedAtomic::new(0).unwrap());
@@ -34,7 +37,11 @@ fn is_exact_with(workers: usize) {
         for done in by_one.map(atomic, vec![b.clone(); TASKS]) {
             done.unwrap();
         }
-        assert_eq!((a.get(), b.load()), (N * TASKS as u64, N * TASKS as u64), "run {run} with {workers} workers");
+        assert_eq!(
+            (a.get(), b.load()),
+            (N * TASKS as u64, N * TASKS as u64),
+            "run {run} with {workers} workers"
+        );
     }
 }
 

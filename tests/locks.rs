@@ -1,6 +1,8 @@
 //! The lock contract, over every kind of lock: the same tests for ours and for crate raw_sync's (feature `raw_sync`),
 //! and what the latter is known to fail at, asserted.
 
+mod watchdog;
+
 use allmend::{
     Error, LockError, Pool, SharedValue, TaskError,
     sync::{RawLock, Robust},
@@ -24,6 +26,7 @@ fn add<L: RawLock>((value, n): (SharedValue<[u64; 3], L>, u32)) -> Result<(), Er
 
 /// Processes exclude each other, and every value that a reader sees is whole.
 fn excludes<L: RawLock>() {
+    let _watchdog = watchdog::Watchdog::new("excludes");
     let value = SharedValue::<[u64; 3], L>::with_lock([0; 3]).unwrap();
     let pool = Pool::new(2).unwrap();
     let mut running: Vec<_> = (0..4).map(|_| pool.submit(add::<L>, (value.clone(), 5_000))).collect();
@@ -47,6 +50,7 @@ fn try_while_held<L: RawLock>(value: SharedValue<u64, L>) -> [bool; 2] {
 
 /// A held lock is refused in time, to other processes and to other threads; its own thread is told at once.
 fn is_refused_while_held<L: RawLock>() {
+    let _watchdog = watchdog::Watchdog::new("is_refused_while_held");
     let value = SharedValue::<u64, L>::with_lock(7).unwrap();
     let pool = Pool::new(1).unwrap();
     let guard = value.get_lock().unwrap();
@@ -109,6 +113,7 @@ fn die_holding<L: RawLock>(value: SharedValue<u64, L>) {
 }
 
 fn kill_a_holder<L: RawLock>() -> SharedValue<u64, L> {
+    let _watchdog = watchdog::Watchdog::new("kill_a_holder");
     let value = SharedValue::<u64, L>::with_lock(1).unwrap();
     let pool = Pool::new(1).unwrap();
     let died = pool.submit(die_holding::<L>, value.clone()).result();
@@ -214,4 +219,15 @@ mod raw_sync {
         });
         assert!(short.join().unwrap(), "raw_sync has mended its time-outs: drop this from the docs");
     }
+}
+
+/// Nothing is poisoned by a panic, and the types say so.
+#[test]
+fn handles_are_unwind_safe() {
+    fn is<T: std::panic::UnwindSafe + std::panic::RefUnwindSafe + Send + Sync>() {}
+    is::<SharedValue<u64>>();
+    is::<allmend::SharedAtomic<u64>>();
+    let value = SharedValue::new(1u8).unwrap();
+    assert!(catch_unwind(|| value.update(|_| panic!("in the middle"))).is_err());
+    assert_eq!(value.get(), 1);
 }

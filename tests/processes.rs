@@ -1,6 +1,9 @@
 //! Processes that are forked, stopped, killed, short of something, or hostile: what the others see, and which typed
 //! error each gets. No pool here; see the pool's own tests for spawned workers.
-#![allow(unsafe_code, reason = "limits, mounts and namespaces of the children; a second mapping for hostile bytes")]
+#![allow(
+    unsafe_code,
+    reason = "limits, mounts and namespaces of the children; a second mapping for hostile bytes"
+)]
 
 mod harness;
 
@@ -167,9 +170,10 @@ fn descriptors_closed_under_a_waiter() {
             assert_eq!(value.get_lock().map(|guard| *guard), Ok(2), "free locks need no descriptor");
         });
         until(|| at[0].load(SeqCst) == 1 || !blind.is_running());
-        assert_eq!(value.try_get_lock().map(drop), Err(LockError::Timeout {
-            owner: Some(holder.pid.as_raw_pid() as u32)
-        }));
+        assert_eq!(
+            value.try_get_lock().map(drop),
+            Err(LockError::Timeout { owner: Some(holder.pid.as_raw_pid() as u32) })
+        );
         if reused {
             release.send(0);
             until(|| value.try_get_lock().is_ok());
@@ -364,8 +368,13 @@ fn relock_is_an_error() {
     assert_eq!(value.try_get_lock().map(drop), Err(LockError::Deadlock));
     assert_eq!(value.get_lock_timeout(SHORT).map(drop), Err(LockError::Deadlock));
     assert_eq!(value.set(3), Err(LockError::Deadlock));
-    let by_thread = std::thread::scope(|s| s.spawn(|| other.get_lock_timeout(SHORT).map(drop)).join().unwrap());
-    assert_eq!(by_thread, Err(LockError::Timeout { owner: Some(pid()) }), "another thread of this process waits");
+    let by_thread =
+        std::thread::scope(|s| s.spawn(|| other.get_lock_timeout(SHORT).map(drop)).join().unwrap());
+    assert_eq!(
+        by_thread,
+        Err(LockError::Timeout { owner: Some(pid()) }),
+        "another thread of this process waits"
+    );
     drop(guard);
     assert_eq!(value.get_lock().map(|g| *g), Ok(1));
 }
@@ -568,15 +577,20 @@ fn hide_proc() -> bool {
     }
     // SAFETY: the strings end with a zero; keeps what follows out of other namespaces.
     let private = unsafe {
-        libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null())
+        libc::mount(
+            c"none".as_ptr(),
+            c"/".as_ptr(),
+            std::ptr::null(),
+            libc::MS_REC | libc::MS_PRIVATE,
+            std::ptr::null(),
+        )
     };
     if private != 0 {
         return refused("mount(/, private)");
     }
     // SAFETY: the strings end with a zero.
-    let hidden = unsafe {
-        libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null())
-    };
+    let hidden =
+        unsafe { libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()) };
     hidden == 0 || refused("mount(/proc)")
 }
 
@@ -629,7 +643,10 @@ fn another_pid_namespace() {
     let mut first = fork(|| {
         held.send(pid().into());
         let refused = value.get_lock_timeout(SHORT).map(drop);
-        assert!(matches!(refused, Err(LockError::Timeout { .. })), "a live lock of another namespace: {refused:?}");
+        assert!(
+            matches!(refused, Err(LockError::Timeout { .. })),
+            "a live lock of another namespace: {refused:?}"
+        );
         held.send(0);
         tell.receive();
         let mut own = value.get_lock().unwrap();
@@ -688,7 +705,9 @@ impl Hostile {
         let fds = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
         let path = fds
             .map(|entry| entry.path())
-            .find(|path| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("memfd:allmend")))
+            .find(|path| {
+                std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("memfd:allmend"))
+            })
             .expect("the segment's descriptor");
         let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
         let bytes = file.metadata().unwrap().len() as usize;
@@ -699,7 +718,8 @@ impl Hostile {
             data.push((start as usize / 8, end as usize / 8));
             at = end;
         }
-        let (read_write, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
+        let (read_write, shared) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_NORESERVE);
         let fd = rustix::fd::AsRawFd::as_raw_fd(&file);
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, read_write, shared, fd, 0) };

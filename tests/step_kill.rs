@@ -7,7 +7,8 @@
 //! Controls: the same steps over a record that is written in place must find torn values, and over a lock that asks
 //! nobody must find a waiter that sleeps without bound on a dead process's lock.
 //!
-//! Run: `cargo test --release --test step_kill` (x86-64; in a debug build there are more instructions).
+//! Run: `cargo test --release --test step_kill` (x86-64). A debug build has many times the instructions, and the test
+//! takes each 16th of them; the compiled code that counts is the optimised one.
 #![allow(unsafe_code, reason = "ptrace")]
 #![allow(clippy::disallowed_types, reason = "the control's record and lock are not the crate's")]
 
@@ -36,6 +37,7 @@ mod stepped {
             ("update_of_8_bytes", || update::<u64>("8 bytes")),
             ("update_of_64_bytes", || update::<[u64; 8]>("64 bytes")),
             ("update_of_100_words", || update_some::<[u64; 100]>("800 bytes, each 7th instruction", 7)),
+            ("create_and_drop", create_and_drop),
             ("control_written_in_place", control_written_in_place),
             ("control_lock_that_asks_nobody", control_lock_that_asks_nobody),
         ]);
@@ -101,8 +103,40 @@ mod stepped {
         value
     }
 
+    /// Of the instructions of a debug build each so-many-th is taken.
+    const STRIDE: u64 = if cfg!(debug_assertions) { 16 } else { 1 };
+
     fn update<T: Pod>(what: &str) {
         update_some::<T>(what, 1);
+    }
+
+    /// A block is created and dropped: killed at each 17th instruction, nothing leaks.
+    fn create_and_drop() {
+        let value = SharedValue::new(1u64).unwrap();
+        let (mut points, mut k) = (0, 0);
+        loop {
+            stage(&format!("create and drop, killed after {k} instructions"));
+            let act = || drop(SharedValue::new([5u64; 8]).unwrap());
+            let mut child = traced(
+                || {
+                    value.get();
+                    act(); // what is done once only
+                },
+                act,
+            );
+            let stepped = step(&child, k);
+            let another = SharedValue::new([6u64; 8]).unwrap();
+            child.kill();
+            assert_eq!((value.get(), another.get()), (1, [6; 8]));
+            drop(another);
+            let report = allmend::verify().unwrap();
+            assert_eq!((report.objects, report.busy), (1, 0), "killed after {k} instructions");
+            if stepped == Stepped::Through {
+                break;
+            }
+            (points, k) = (points + 1, k + 17 * STRIDE);
+        }
+        println!("  create and drop of a block: {points} kill points, each 17th instruction, leaks 0");
     }
 
     fn update_some<T: Pod>(what: &str, stride: u64) {
@@ -151,7 +185,7 @@ mod stepped {
                 break;
             }
             points += 1;
-            k += stride;
+            k += stride * STRIDE;
         }
         println!(
             "  {what}: {points} kill points, waiter asleep at {asleep}, lock inherited {heirs}, old {old}, new {new}, \
@@ -182,7 +216,7 @@ mod stepped {
             if stepped == Stepped::Through {
                 break;
             }
-            (points, k) = (points + 1, k + 1);
+            (points, k) = (points + 1, k + STRIDE);
         }
         println!("  control, written in place: {points} kill points, broken {broken}");
         assert!(broken > 0, "the test does not notice torn records");
@@ -211,7 +245,7 @@ mod stepped {
             if stepped == Stepped::Through {
                 break;
             }
-            (points, k) = (points + 1, k + 1);
+            (points, k) = (points + 1, k + STRIDE);
         }
         println!("  control, a lock that asks nobody: {points} kill points, hangs {hangs}");
         assert!(hangs > 0, "the test does not notice a hang");
@@ -220,7 +254,9 @@ mod stepped {
     fn plain_lock(word: &AtomicU64) {
         while word.swap(1, SeqCst) != 0 {
             // SAFETY: the low half of a word that stays mapped; no time-out; no further argument is used.
-            unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 1, std::ptr::null::<u8>()) };
+            unsafe {
+                libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, 1, std::ptr::null::<u8>())
+            };
         }
     }
 

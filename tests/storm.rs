@@ -105,7 +105,7 @@ fn storm() {
     let mut kills = 0;
     while begin.elapsed() < at_least || kills < kills_wanted {
         // The rhythm of the storm, not a wait for anybody.
-        std::thread::sleep(Duration::from_micros(random.below(4_000)));
+        std::thread::sleep(Duration::from_micros(random.below(2_500)));
         let i = random.below(WORKERS as u64) as usize;
         stage(&format!("kill {kills}, of worker {i}"));
         workers[i].kill();
@@ -159,6 +159,10 @@ fn check(world: &World, deaths: &[u64; WORKERS]) {
     let ledger = world.ledger.get();
     for (i, acknowledged) in world.acknowledged().into_iter().enumerate() {
         let more = ledger.per_worker[i].saturating_sub(acknowledged);
-        assert!(more <= deaths[i] + 1, "worker {i}: {more} additions that nobody acknowledged, {} deaths", deaths[i]);
+        assert!(
+            more <= deaths[i] + 1,
+            "worker {i}: {more} additions that nobody acknowledged, {} deaths",
+            deaths[i]
+        );
     }
 }

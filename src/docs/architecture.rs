@@ -7,7 +7,7 @@
 //!
 //! | rank | room | owns | `unsafe` | never |
 //! |---|---|---|---|---|
-//! | 1 | `atomic.rs` | the one door to atomics: words, fences, kill points; std or loom | one function pointer, in kill-point builds | system calls |
+//! | 1 | `atomic.rs` | the one door to atomics: words, fences, kill points; core or loom | one function pointer, in kill-point builds | system calls |
 //! | 1 | `error.rs` | one error enum per operation, and their sum | no | text in the place of kinds |
 //! | 2 | `os/` | every system call: memfd, mapping, futex, file locks, fork, spawn, pidfd, socket, program headers | yes | a decision, a protocol |
 //! | 3 | `segment/` | bytes: layout, who takes part, allocator, how long an object lives, handles | two files | what a lock means |
@@ -96,7 +96,8 @@
 //! # Rules for a change
 //!
 //! * **A protocol change brings its model and its mutation.** A model is worth what its mutations cost: name the rule
-//!   that is easy to lose (`sync/mutation.rs`), break it, and see the model fail.
+//!   that is easy to lose (`sync/mutation.rs` for the models, `Rule` in `atomic.rs` for real kills), break it, and see the
+//!   check fail.
 //! * A write to shared bytes goes through `atomic.rs`, so that it has a kill point.
 //! * A new shared word comes with a line "killed here?" and with who repairs it.
 //! * A count of processes, readers or waiters is wrong: one of the counted dies. Store identities.

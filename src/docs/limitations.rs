@@ -63,7 +63,7 @@
 //! * It can end a pool: tasks then fail, and nobody hangs. Code addresses in tasks carry a seal over a key outside of shared
 //!   memory; it catches accidents and stray writes. It is not cryptography.
 //!
-//! [`RawSync`](https://docs.rs/raw_sync) as a lock kind (feature `raw_sync`) is there to compare with, and for peers that
+//! `RawSync` as a lock kind (feature `raw_sync`) is there to compare with, and for peers that
 //! you trust to live: who waits for a dead holder waits for ever, its time-outs may come early or late, and overwritten
 //! bytes of its lock are undefined behaviour. None of the promises holds for it.
 //!

@@ -34,6 +34,9 @@ pub(crate) mod record;
 #[cfg(not(loom))]
 mod verify;
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 #[cfg(not(loom))]
 pub use self::verify::Report;
 #[cfg(not(loom))]
@@ -328,6 +331,12 @@ mod attached {
 
         pub(super) fn keep(&self, me: Owner) -> Keep<'_> {
             Keep { extents: self.extents(), me }
+        }
+
+        /// A word of the header, for tests.
+        #[cfg(test)]
+        pub(super) fn header_word(&self, at: u64) -> u64 {
+            self.bytes.w64(at).load(Relaxed)
         }
 
         pub(super) fn geometry(&self) -> &Geometry {

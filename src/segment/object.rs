@@ -16,6 +16,7 @@ use crate::atomic::{Acquire, Private32, Private64, Relaxed, Word32, Word64};
 use std::{
     cell::Cell,
     fmt,
+    panic::{RefUnwindSafe, UnwindSafe},
     ptr::NonNull,
     sync::{Arc, OnceLock},
 };
@@ -36,6 +37,10 @@ pub(crate) struct Object {
     #[cfg(feature = "raw_sync")]
     local: OnceLock<Box<dyn std::any::Any + Send + Sync>>,
 }
+
+// A panic leaves no object half changed: shared words change by whole operations, and locks of values are not poisoned.
+impl UnwindSafe for Object {}
+impl RefUnwindSafe for Object {}
 
 // SAFETY: the pointers lead into the mapping, which `segment` keeps, and only to atomics.
 unsafe impl Send for Object {}

@@ -5,7 +5,7 @@
 //! runner --fork--> one process per test (own group, own segments) --fork--> victims, waiters, ...
 //! ```
 //!
-//! A test that does not end is killed with its whole group by the runner and reported with the stage it was at, so all
+//! A test that does not end, or come to its next stage, is killed with its whole group by the runner and reported with the stage it was at, so all
 //! waits inside of a test can be plain. A test's children die with it (parent death signal).
 //! Nothing here asserts that something was fast.
 #![allow(unsafe_code, reason = "fork, shared pages, system calls that rustix does not have")]
@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a test may be silent about its end before it counts as hung. Not a promise about speed.
+/// How long a test may stay at one stage before it counts as hung. Not a promise about speed.
 const WATCHDOG: Duration = Duration::from_secs(240);
 
 /// One test: a name, and what runs in a process of its own.
@@ -77,7 +77,14 @@ fn run_one(test: fn()) -> Result<(), String> {
         test();
     });
     let limit = std::env::var("ALLMEND_WATCHDOG").ok().and_then(|s| s.parse().ok()).map(Duration::from_secs);
-    let ended = child.ends_within(limit.unwrap_or(WATCHDOG));
+    let (mut ended, mut at) = (false, String::new());
+    while !ended {
+        ended = child.ends_within(limit.unwrap_or(WATCHDOG));
+        let before = std::mem::replace(&mut at, read_stage(stage));
+        if !ended && before == at {
+            break; // no progress in all that time
+        }
+    }
     let result = if !ended {
         Err(format!("HANG, at: {}", read_stage(stage)))
     } else {

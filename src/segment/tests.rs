@@ -1,0 +1,152 @@
+//! Handles: what arrives, what does not, and that nothing else comes of their bytes.
+
+use super::{Kind, Object, Segment, Stamp, handle, layout::Geometry};
+use crate::{CreateError, HandleError, SharedAtomic, SharedValue, sync::Unlocked};
+use proptest::prelude::*;
+use serde::{Serialize, de::DeserializeOwned};
+use std::sync::Arc;
+
+fn encoded<T: Serialize>(value: &T) -> (Vec<u8>, Vec<Arc<Object>>) {
+    let (bytes, kept, failure) = handle::encode_argument(|| postcard::to_stdvec(value));
+    assert_eq!(failure, None);
+    (bytes.unwrap(), kept)
+}
+
+fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, HandleError> {
+    let (value, failure) = handle::decode(|| postcard::from_bytes(bytes));
+    value.map_err(|_| failure.unwrap_or(HandleError::Malformed))
+}
+
+#[test]
+fn a_handle_arrives_and_is_the_same_object() {
+    let value = SharedValue::new(5u32).unwrap();
+    let (bytes, kept) = encoded(&value);
+    assert_eq!(kept.len(), 1, "the submitter keeps it");
+    let there: SharedValue<u32> = decoded(&bytes).unwrap();
+    *there.get_lock().unwrap() += 1;
+    assert_eq!(value.get(), 6);
+}
+
+#[test]
+fn a_kept_handle_outlives_its_owner_and_a_stale_one_is_gone() {
+    let value = SharedValue::new(5u32).unwrap();
+    let (bytes, kept) = encoded(&value);
+    drop(value);
+    assert_eq!(decoded::<SharedValue<u32>>(&bytes).map(|v| v.get()), Ok(5));
+    drop(kept);
+    assert_eq!(decoded::<SharedValue<u32>>(&bytes).map(|v| v.get()), Err(HandleError::Gone));
+    // Another object in the same place is still not that one.
+    let others: Vec<_> = (0..100).map(|i| SharedValue::new(i as u32).unwrap()).collect();
+    assert_eq!(decoded::<SharedValue<u32>>(&bytes).map(|v| v.get()), Err(HandleError::Gone));
+    drop(others);
+}
+
+#[test]
+fn another_type_or_kind_is_refused_by_name() {
+    let (bytes, _kept) = encoded(&SharedValue::new(5u32).unwrap());
+    let wrong = |found: Result<(), HandleError>| match found {
+        Err(HandleError::WrongType { expected, found }) => (expected, found),
+        other => panic!("{other:?}"),
+    };
+    let of_i32 = wrong(decoded::<SharedValue<i32>>(&bytes).map(drop));
+    assert_eq!(of_i32, ("a SharedValue of i32".into(), "a SharedValue of 4 bytes".into()));
+    wrong(decoded::<SharedValue<u32, Unlocked>>(&bytes).map(drop));
+    wrong(decoded::<SharedAtomic<u32>>(&bytes).map(drop));
+    assert!(decoded::<SharedValue<u32>>(&bytes).is_ok(), "a refusal takes nothing away");
+}
+
+#[test]
+fn outside_of_the_pool_it_neither_leaves_nor_arrives() {
+    let value = SharedValue::new(5u32).unwrap();
+    let (bytes, _kept) = encoded(&value);
+    assert!(postcard::to_stdvec(&value).is_err());
+    assert!(postcard::from_bytes::<SharedValue<u32>>(&bytes).is_err());
+    // A handle that is serialised by a task on its own account, while the pool's own work goes on around it.
+    let ((), _, failure) = handle::encode_argument(|| ());
+    assert_eq!(failure, None);
+    assert!(postcard::to_stdvec(&value).is_err(), "the scope ends with the pool's work");
+}
+
+#[test]
+fn of_a_segment_that_is_not_here() {
+    let value = SharedValue::new(5u32).unwrap();
+    let (mut bytes, _kept) = encoded(&value);
+    bytes[0] ^= 1; // the segment's id comes first
+    assert_eq!(decoded::<SharedValue<u32>>(&bytes).map(drop), Err(HandleError::UnknownSegment));
+}
+
+proptest! {
+    /// Whatever the bytes: an error, or a handle that works; and the segment is sound afterwards.
+    #[test]
+    fn arbitrary_bytes_are_no_handle(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let _ = decoded::<SharedValue<u64>>(&bytes).map(|v| v.get());
+        let _ = decoded::<Vec<SharedAtomic<i8>>>(&bytes);
+    }
+
+    /// Offsets and generations of all kinds under the right segment id.
+    #[test]
+    fn arbitrary_places_are_no_handle(at in any::<u64>(), near in 0u64..1 << 22, generation in 0u64..64) {
+        let segment = Segment::default_segment().unwrap();
+        let held: Vec<_> = (0..4).map(|i| SharedValue::new([i as u64; 20]).unwrap()).collect();
+        let first = segment.geometry().first_extent * super::layout::EXTENT;
+        for at in [at, near, first + near, first + near / 64 * 64, first + near / 8 * 8] {
+            let place = super::Place { at, generation };
+            for kind in [Kind::Value, Kind::Atomic, Kind::Buffer] {
+                let _ = segment.open(place, kind, (Stamp::of::<u64>(), "u64"));
+            }
+        }
+        for (i, value) in held.iter().enumerate() {
+            prop_assert_eq!(value.get(), [i as u64; 20]);
+        }
+        prop_assert!(segment.verify().is_ok());
+    }
+
+    /// Any two numbers in a header: a geometry whose parts are in order and inside, or none.
+    #[test]
+    fn geometry_is_sound_or_none(reserve in any::<u64>(), extents in 0u64..1 << 20, max in any::<u32>(), few in 0u32..1100) {
+        for (reserve, max) in [(reserve, max), (reserve, few), (extents << 20, few), (extents << 20, max)] {
+            if let Some(g) = Geometry::new(reserve, max) {
+                prop_assert!(g.row_at(g.max_processes) + super::layout::ROW <= g.extents_at);
+                prop_assert!(g.extents_at + g.extents * 8 <= g.pins_at);
+                prop_assert!(g.pin_at(super::layout::PIN_ROWS - 1) < g.first_extent * super::layout::EXTENT);
+                prop_assert!(g.first_extent < g.extents && g.extents * super::layout::EXTENT == g.reserve);
+                prop_assert!(g.holder_words() * 64 > u64::from(g.max_processes));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_is_not_ours_is_refused() {
+    use crate::os::memory;
+    let damaged = |fd| match Segment::adopt(fd) {
+        Err(CreateError::Damaged(what)) => what.into_owned(),
+        other => panic!("{other:?}"),
+    };
+    let sealed = |bytes| memory::create_sealed(bytes).unwrap();
+    assert_eq!(damaged(sealed(1 << 12)), "its size is not one of ours");
+    assert_eq!(damaged(sealed(1 << 24)), "no segment of ours, or not ready");
+    let open = rustix::fs::memfd_create(c"open", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&open, 1 << 24).unwrap();
+    assert_eq!(damaged(open), "its size is not sealed");
+
+    // One of ours, with one header word changed.
+    let with = |at: u64, value: u64| {
+        let fd = sealed(1 << 24);
+        let ours = Segment::default_segment().unwrap();
+        let mapping = memory::Mapping::new(rustix::fd::AsFd::as_fd(&fd), 1 << 24).unwrap();
+        let copy = super::bytes::Bytes::new(mapping);
+        for at in (0..48).step_by(8) {
+            let word = ours.header_word(at);
+            copy.w64(at).store(word, crate::atomic::Relaxed);
+        }
+        copy.w64(super::layout::header::RESERVE).store(1 << 24, crate::atomic::Relaxed);
+        copy.w64(at).store(value, crate::atomic::Relaxed);
+        damaged(fd)
+    };
+    use super::layout::header;
+    assert_eq!(with(header::VERSION, 99), "another version of the layout");
+    assert_eq!(with(header::RESERVE, 1 << 25), "its sizes contradict each other");
+    assert_eq!(with(header::MAX_PROCESSES, 0), "its sizes contradict each other");
+    assert_eq!(with(header::MAX_PROCESSES, 1 << 40), "its sizes contradict each other");
+}

@@ -1,0 +1,101 @@
+//! Memory: what is dropped is free again, wherever the handle was when its process ended. One test, because
+//! `verify` looks at the whole process's segment.
+
+mod watchdog;
+
+use allmend::{Error, Pool, Report, SharedAtomic, SharedValue, TaskError};
+use rustix::process::{Signal, getpid, kill_process};
+
+fn kill_me() {
+    let _ = kill_process(getpid(), Signal::KILL);
+}
+
+/// Makes a value in the worker and gives it away.
+fn make(n: u64) -> Result<SharedValue<u64>, Error> {
+    Ok(SharedValue::new(n)?)
+}
+
+/// Makes a large and a small one, and dies with both.
+fn make_and_die(n: u64) -> Result<SharedValue<u64>, Error> {
+    let small = SharedValue::new(n)?;
+    let _large = SharedValue::new([n; 1 << 15])?;
+    kill_me();
+    Ok(small)
+}
+
+/// Has decoded its argument, and dies before it uses it.
+fn decode_and_die(_: Vec<SharedAtomic<u64>>) {
+    kill_me();
+}
+
+fn read(value: SharedValue<u64>) -> u64 {
+    value.get()
+}
+
+fn give_back(value: SharedValue<u64>) -> (SharedValue<u64>, SharedValue<u64>) {
+    (value.clone(), value)
+}
+
+fn now() -> Report {
+    allmend::verify().unwrap()
+}
+
+#[test]
+fn what_is_dropped_is_free_again() {
+    let _watchdog = watchdog::Watchdog::new("memory");
+    // Alone: a million of them in the place of one.
+    let warm = SharedValue::new(0u64).unwrap();
+    let before = now();
+    for n in 0..1_000_000 {
+        assert_eq!(SharedValue::new(n).unwrap().get(), n);
+    }
+    assert_eq!(now(), before);
+    drop(warm);
+
+    let pool = Pool::new(2).unwrap();
+    let base = now().objects; // the pool itself
+    let mut committed = 0;
+    for round in 0..5 {
+        // Made by workers, given to us.
+        let made: Vec<_> = pool.map(make, 0..500).map(|made| made.unwrap().unwrap()).collect();
+        for (n, value) in made.iter().enumerate() {
+            assert_eq!(value.get(), n as u64);
+        }
+        assert_eq!(now().objects, base + 500);
+        // There and back, twice in one result.
+        for (n, pair) in pool.map(give_back, made.clone()).enumerate() {
+            let (a, b) = pair.unwrap();
+            assert_eq!((a.get(), b.get()), (n as u64, n as u64));
+        }
+        // The submitter's own handle goes while the task is queued.
+        let running: Vec<_> = made.into_iter().map(|value| pool.submit(read, value)).collect();
+        for (n, future) in running.into_iter().enumerate() {
+            assert_eq!(future.result(), Ok(n as u64));
+        }
+        assert_eq!((now().objects, now().pins), (base, 0), "round {round}");
+
+        // Results that nobody reads.
+        let unread: Vec<_> = (0..50).map(|n| pool.submit(make, n)).collect();
+        drop(unread);
+        // Workers that die with what they made, or with what they were given.
+        for n in 0..3 {
+            let died = pool.submit(make_and_die, n).result();
+            assert!(matches!(died, Err(TaskError::Died { signal: Some(9), .. })), "{died:?}");
+            let given: Vec<_> = (0..10).map(|i| SharedAtomic::new(i).unwrap()).collect();
+            let died = pool.submit(decode_and_die, given).result();
+            assert!(matches!(died, Err(TaskError::Died { signal: Some(9), .. })), "{died:?}");
+        }
+        // Until the last of the unread results has been cleared away by the pool's own thread.
+        while now().objects != base {
+            std::thread::yield_now();
+        }
+        assert_eq!((now().busy, now().pins), (0, 0));
+        if round == 1 {
+            committed = now().committed;
+        }
+    }
+    assert_eq!(now().committed, committed, "memory grew after the second round");
+    drop(pool);
+    let end = now();
+    assert_eq!((end.objects, end.busy, end.pins, end.processes), (0, 0, 0, 1));
+}
