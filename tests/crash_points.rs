@@ -43,6 +43,7 @@ mod killed {
             ("drop_against_drop", drop_against_drop),
             ("drop_against_an_heir", drop_against_an_heir),
             ("lost_objects_are_gone", lost_objects_are_gone),
+            ("a_late_hold_touches_nobody", a_late_hold_touches_nobody),
             ("sweep", sweep),
             ("contended_wait", contended_wait),
             ("memory_of_a_run_is_reused", memory_of_a_run_is_reused),
@@ -167,7 +168,7 @@ mod killed {
         every_write(&format!("lock, commit, unlock of {what}, heir comes later"), |n| {
             let value = SharedValue::new(T::make(1)).unwrap();
             let (child, fate) =
-                victim(n, || drop(value.get()), |()| value.update(|v| *v = T::make(2)).unwrap());
+                victim(n, || _ = value.get(), |()| value.update(|v| *v = T::make(2)).unwrap());
             let pid = child.pid.as_raw_pid() as u32;
             let before = value.get().read().expect("get is not torn");
             end(child, fate);
@@ -202,7 +203,7 @@ mod killed {
                     *guard = T::make(3);
                 });
                 let (child, fate) =
-                    victim(n, || drop(value.get()), |()| value.update(|v| *v = T::make(2)).unwrap());
+                    victim(n, || _ = value.get(), |()| value.update(|v| *v = T::make(2)).unwrap());
                 start.send(0);
                 until(|| {
                     reply.has_some()
@@ -245,7 +246,7 @@ mod killed {
             assert!(first.end().was_killed());
             let (child, fate) = victim(
                 n,
-                || drop(value.get()),
+                || _ = value.get(),
                 |()| {
                     let mut guard = value.get_lock().unwrap();
                     assert_eq!((guard.inherited(), *guard), (Some(first_pid), [1; 8]));
@@ -284,7 +285,7 @@ mod killed {
             if n % 2 == 0 {
                 until(|| other.sleep() == Some(Sleep::Bounded));
             }
-            let (child, fate) = victim(n, || drop(value.get()), |()| drop(value.get_lock().unwrap()));
+            let (child, fate) = victim(n, || _ = value.get(), |()| drop(value.get_lock().unwrap()));
             assert_eq!(fate, Victim::Killed, "it waits for ever, with writes at each look");
             until(|| other.sleep() == Some(Sleep::Bounded));
             if n % 3 == 0 {
@@ -390,7 +391,7 @@ mod killed {
     /// While the victim stands still: others create, drop and verify.
     fn others_work<T: Sample>() {
         let (a, b) = (SharedValue::new(T::make(7)).unwrap(), SharedValue::new(7u64).unwrap());
-        drop(allmend::verify().expect("healthy, though somebody is at something"));
+        allmend::verify().expect("healthy, though somebody is at something");
         assert_eq!((a.get().read(), b.get()), (Some(7), 7));
         drop(a);
         fork(|| {
@@ -407,7 +408,7 @@ mod killed {
             let value = SharedValue::new(1u64).unwrap();
             let (child, fate) = victim(
                 n,
-                || drop(value.get()),
+                || _ = value.get(),
                 |()| {
                     let new = SharedValue::new(T::make(6)).unwrap();
                     crash::stop(u64::MAX);
@@ -449,7 +450,7 @@ mod killed {
     fn drop_not_last() {
         every_write("drop of a handle whose object others hold", |n| {
             let value = SharedValue::new([1u64; 8]).unwrap();
-            let (child, fate) = victim(n, || drop(value.get()), |()| drop(read_out(&value)));
+            let (child, fate) = victim(n, || _ = value.get(), |()| drop(read_out(&value)));
             end(child, fate);
             value.set([2; 8]).unwrap();
             assert_eq!((value.get(), objects()), ([2; 8], 1));
@@ -506,7 +507,7 @@ mod killed {
         base: &SharedValue<u64>,
         value: SharedValue<T>,
     ) -> Victim {
-        let (child, fate) = victim(n, || drop(base.get()), |()| drop(read_out(&value)));
+        let (child, fate) = victim(n, || _ = base.get(), |()| drop(read_out(&value)));
         drop(value);
         allmend::verify().expect("healthy, though somebody is at something");
         if goes_on && fate == Victim::Killed {
@@ -521,7 +522,7 @@ mod killed {
 
     fn two_drops<T: Pod>(n: u64, m: u64, fates: u32, base: &SharedValue<u64>, value: SharedValue<T>) {
         let (attached, act) = (Line::new(), Line::new());
-        let ready = || drop(base.get());
+        let ready = || _ = base.get();
         let mut a = Slow::new(n, &attached, &act, ready, || drop(read_out(&value)));
         // `act` is one line: the first is let go before the second is there.
         let later = Line::new();
@@ -603,7 +604,7 @@ mod killed {
                     });
                     let (attached, start) = (Line::new(), Line::new());
                     let mut slow =
-                        Slow::new(n, &attached, &start, || drop(base.get()), || drop(read_out(&value)));
+                        Slow::new(n, &attached, &start, || _ = base.get(), || drop(read_out(&value)));
                     drop(value); // the victim is the last to hold it
                     let fate = slow.acts(&start);
                     act.send(0);
@@ -627,12 +628,61 @@ mod killed {
         assert!(seen[0].load(SeqCst) > 0 && seen[1].load(SeqCst) > 0);
     }
 
+    /// A process that is about to hold a run stands still; the run is freed and its memory becomes other objects. When
+    /// it goes on, its bit must not land in them.
+    fn a_late_hold_touches_nobody() {
+        every_write("attach of an heir whose runs became blocks", |n| {
+            let base = SharedValue::new(1u64).unwrap();
+            drop(SharedValue::new(2u64).unwrap()); // no run's generation is by chance what LIVE is
+            let runs: Vec<_> = (0..3).map(|_| SharedValue::new([u64::MAX; 9_000]).unwrap()).collect();
+            // The heir shall get place 65: its bit is the one that says LIVE in a state word.
+            for _ in 0..63 {
+                fork(|| _ = base.get()).succeeds("a child");
+            }
+            assert_eq!(objects(), 4); // and nobody but us holds the runs
+            let (child, fate) = victim(n, || (), |()| _ = base.get());
+            drop(runs);
+            // Small and middle-sized blocks in what was the runs' first extents.
+            let blocks = blocks(0);
+            if fate == Victim::Killed {
+                child.go_on();
+                child.succeeds("the heir, after its stop");
+            }
+            assert_eq!(objects(), 1 + 3 * 40);
+            let more = self::blocks(1_000);
+            assert_eq!(objects(), 1 + 6 * 40);
+            for (first, (a, b, c)) in [(0, &blocks), (1_000, &more)] {
+                for i in 0..40 {
+                    let at = i as usize;
+                    let n = first + i;
+                    assert!(
+                        a[at].get() == [n; 200] && b[at].get() == [n; 100] && c[at].get() == [n; 50],
+                        "{n}"
+                    );
+                }
+            }
+            fate
+        });
+    }
+
+    type Blocks = (Vec<SharedValue<[u64; 200]>>, Vec<SharedValue<[u64; 100]>>, Vec<SharedValue<[u64; 50]>>);
+
+    /// Three extents of blocks, so that whichever run the heir was at, its place is among them.
+    fn blocks(first: u64) -> Blocks {
+        let range = || first..first + 40;
+        (
+            range().map(|i| SharedValue::new([i; 200]).unwrap()).collect(),
+            range().map(|i| SharedValue::new([i; 100]).unwrap()).collect(),
+            range().map(|i| SharedValue::new([i; 50]).unwrap()).collect(),
+        )
+    }
+
     /// What a forked child inherited but never held is not touched, whoever has its place by now.
     fn lost_objects_are_gone() {
         let base = SharedValue::new(1u64).unwrap();
         let value = SharedValue::new([1u64; 8]).unwrap();
         let atomic = allmend::SharedAtomic::new(1u64).unwrap();
-        let (act, _) = (Line::new(), ());
+        let act = Line::new();
         let heir = fork(|| {
             act.receive();
             base.get();
@@ -642,9 +692,9 @@ mod killed {
             let panics = |f: &dyn Fn()| {
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).expect_err("it is gone");
             };
-            panics(&|| drop(value.get()));
-            panics(&|| drop(atomic.fetch_add(1)));
-            panics(&|| drop(atomic.load()));
+            panics(&|| _ = value.get());
+            panics(&|| _ = atomic.fetch_add(1));
+            panics(&|| _ = atomic.load());
         });
         drop((value, atomic));
         let reuse = (SharedValue::new([7u64; 8]).unwrap(), allmend::SharedAtomic::new(7u64).unwrap());
@@ -661,7 +711,7 @@ mod killed {
             for at in [1, 2, 4, 8, 12, 20_010, 40_020] {
                 leave_dirt(&value, at);
             }
-            let (child, fate) = victim(n, || drop(value.get()), |()| drop(allmend::verify().unwrap()));
+            let (child, fate) = victim(n, || _ = value.get(), |()| _ = allmend::verify().unwrap());
             match allmend::verify() {
                 Ok(_) => {}
                 other => panic!("while another process repairs: {other:?}"),
@@ -716,7 +766,7 @@ mod killed {
         let stuck = words();
         every_write("control: a waiter that does not ask who lives", |n| {
             let value = SharedValue::new(1u64).unwrap();
-            let (child, fate) = victim(n, || drop(value.get()), |()| value.update(|v| *v = 2).unwrap());
+            let (child, fate) = victim(n, || _ = value.get(), |()| value.update(|v| *v = 2).unwrap());
             end(child, fate);
             crash::break_rule(crash::Rule::AskBeforeWaiting);
             let refused = matches!(value.try_get_lock(), Err(LockError::Timeout { .. }));
@@ -732,7 +782,7 @@ mod killed {
         every_write("control: nobody clears what the dead left", |n| {
             let value = SharedValue::new(1u64).unwrap();
             let (child, fate) =
-                victim(n, || drop(value.get()), |()| std::mem::forget(SharedValue::new([6u64; 50]).unwrap()));
+                victim(n, || _ = value.get(), |()| std::mem::forget(SharedValue::new([6u64; 50]).unwrap()));
             end(child, fate);
             crash::break_rule(crash::Rule::SweepTheDead);
             let leaked = match allmend::verify() {

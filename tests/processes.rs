@@ -4,6 +4,7 @@
     unsafe_code,
     reason = "limits, mounts and namespaces of the children; a second mapping for hostile bytes"
 )]
+#![allow(clippy::disallowed_types, reason = "words between test processes are not the crate's")]
 
 mod harness;
 
@@ -25,6 +26,7 @@ fn main() {
         ("a_stopped_holder_keeps_its_lock", a_stopped_holder_keeps_its_lock),
         ("a_process_that_inherited_its_segment_dies", a_process_that_inherited_its_segment_dies),
         ("exit_without_unlock", exit_without_unlock),
+        ("exec_with_the_lock_held", exec_with_the_lock_held),
         ("descriptors_closed_under_a_waiter", descriptors_closed_under_a_waiter),
         ("descriptors_closed_under_a_holder", descriptors_closed_under_a_holder),
         ("fork_with_a_guard_held", fork_with_a_guard_held),
@@ -35,6 +37,7 @@ fn main() {
         ("threads_exclude_each_other", threads_exclude_each_other),
         ("processes_exclude_each_other", processes_exclude_each_other),
         ("a_panic_commits_nothing", a_panic_commits_nothing),
+        ("verify_beside_work", verify_beside_work),
         ("too_many_processes", too_many_processes),
         ("little_address_space", little_address_space),
         ("small_files_only", small_files_only),
@@ -124,6 +127,24 @@ fn exit_without_unlock() {
     assert_eq!(child.end(), End::Exit(3));
     let guard = value.get_lock().unwrap();
     assert_eq!((*guard, guard.inherited()), (1, Some(child.pid.as_raw_pid() as u32)));
+}
+
+/// Another program in the same process does not know of the lock: it is taken over, though the process lives.
+fn exec_with_the_lock_held() {
+    use std::os::unix::process::CommandExt;
+    let value = SharedValue::new(1u64).unwrap();
+    let executed = fork(|| {
+        let mut guard = value.get_lock().unwrap();
+        *guard = 2;
+        panic!("exec: {}", std::process::Command::new("sleep").arg("1000").exec());
+    });
+    let name = || std::fs::read_to_string(format!("/proc/{}/comm", executed.pid.as_raw_nonzero()));
+    until(|| name().unwrap() == "sleep\n" || !executed.is_running());
+    let guard = value.get_lock().unwrap();
+    assert_eq!((*guard, guard.inherited()), (1, Some(executed.pid.as_raw_pid() as u32)));
+    drop(guard);
+    assert!(executed.is_running());
+    assert_eq!(objects(), 1);
 }
 
 /// As daemonising code does.
@@ -348,7 +369,9 @@ fn a_dead_slot_is_given_back() {
             });
             dead.end();
             // Lives on with whatever it inherited, and has no slot of its own.
-            sleepers.push(fork(|| drop(never.receive())));
+            sleepers.push(fork(|| {
+                never.receive();
+            }));
         }
         stop[0].store(1, SeqCst);
         assert_eq!(objects(), 1);
@@ -429,6 +452,45 @@ fn a_panic_commits_nothing() {
     });
     assert!(panicked.is_err());
     assert_eq!(value.get_lock().map(|g| (*g, g.inherited())), Ok((1, None)));
+}
+
+/// Others create, drop and die meanwhile: `verify` tells what is on its way from what is damaged.
+fn verify_beside_work() {
+    let value = SharedValue::new(1u64).unwrap();
+    let mut random = Random::new();
+    let start = |random: &mut Random| {
+        let seed = random.next();
+        fork(|| {
+            let mut random = Random::seeded(seed);
+            let _ = rustix::process::nice(5);
+            loop {
+                // The same extents are blocks, short runs and long ones in turn, full of bytes that say nothing.
+                let n = random.next();
+                match random.below(4) {
+                    0 => {
+                        drop((SharedValue::new([n; 9_000]).unwrap(), SharedValue::new([n; 12_000]).unwrap()))
+                    }
+                    1 => drop(SharedValue::new([u64::MAX; 80_000]).unwrap()),
+                    2 => {
+                        drop((SharedValue::new([n; 80_000]).unwrap(), SharedValue::new([n; 9_000]).unwrap()))
+                    }
+                    _ => drop((0..5).map(|_| SharedValue::new([n; 20]).unwrap()).collect::<Vec<_>>()),
+                }
+            }
+        })
+    };
+    let mut workers: Vec<_> = (0..3).map(|_| start(&mut random)).collect();
+    for n in 0..3_000 {
+        stage(&format!("look {n}"));
+        allmend::verify().expect("a healthy segment, though others work and die");
+        if n % 20 == 0 {
+            let i = random.below(3) as usize;
+            workers[i].kill();
+            workers[i] = start(&mut random);
+        }
+    }
+    drop(workers);
+    assert_eq!((objects(), value.get()), (1, 1));
 }
 
 // ---- limits ----

@@ -160,7 +160,7 @@ mod stepped {
         let mut k = 0;
         loop {
             stage(&format!("update of {what}, killed after {k} instructions"));
-            let mut child = traced(|| drop(value.get()), || value.update(|v| *v = make(2)).unwrap());
+            let mut child = traced(|| _ = value.get(), || value.update(|v| *v = make(2)).unwrap());
             let pid = child.pid.as_raw_pid() as u64;
             let stepped = step(&child, k);
             start.send(0);
@@ -207,7 +207,7 @@ mod stepped {
                 let _guard = lock.get_lock().unwrap();
                 fill(2);
             };
-            let mut child = traced(|| drop(lock.get()), act);
+            let mut child = traced(|| _ = lock.get(), act);
             let stepped = step(&child, k);
             child.kill();
             drop(lock.get_lock().unwrap()); // the lock itself is fine

@@ -47,6 +47,33 @@ fn done(call: &'static str, errno: libc::c_int) -> Result<(), OsError> {
     if errno == 0 { Ok(()) } else { Err(OsError::new(call, errno)) }
 }
 
+/// A descriptor that the host may close under us (as daemonising code does). Its drop does not insist: the number is
+/// nobody's then, and std ends a program that closes such a one.
+#[derive(Debug)]
+pub(crate) struct Kept(Option<OwnedFd>);
+
+impl From<OwnedFd> for Kept {
+    fn from(fd: OwnedFd) -> Self {
+        Self(Some(fd))
+    }
+}
+
+impl AsFd for Kept {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("taken by the drop only").as_fd()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(fd) = self.0.take()
+            && rustix::io::fcntl_getfd(&fd).is_err()
+        {
+            std::mem::forget(fd);
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Exit {
@@ -62,7 +89,7 @@ pub(crate) enum Exit {
 #[derive(Debug)]
 #[must_use = "a child that nobody waits for stays as a zombie"]
 pub(crate) struct Child {
-    pidfd: OwnedFd,
+    pidfd: Kept,
     pid: u32,
     exit: Option<Exit>,
 }
@@ -178,7 +205,7 @@ fn watch(pid: Pid) -> Result<Child, OsError> {
     match seen {
         // The host reaped it under us, and the pid may be a stranger's by now: `waitid` knows only children.
         Ok((Some(Exit::Unknown), _)) => Err(OsError::new("pidfd_open", libc::ESRCH)),
-        Ok((_, pidfd)) => Ok(Child { pidfd, pid: pid.as_raw_pid() as u32, exit: None }),
+        Ok((_, pidfd)) => Ok(Child { pidfd: pidfd.into(), pid: pid.as_raw_pid() as u32, exit: None }),
         Err(e) if e.errno == libc::ESRCH => Err(e),
         Err(e) => {
             // No descriptor is left, or the kernel is too old: what cannot be watched is not kept. The one place that
@@ -204,7 +231,11 @@ fn out_of_the_way(inherit: &[(BorrowedFd<'_>, RawFd)]) -> Result<Vec<Option<Owne
             match is_target(fd.as_raw_fd()) {
                 0 => Ok(None),
                 _ => {
-                    rustix::io::fcntl_dupfd_cloexec(fd, above).map(Some).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
+                    rustix::io::fcntl_dupfd_cloexec(fd, above)
+                        .map(Some)
+                        // INVAL: `above` is beyond the limit, so the numbers are used up, as with MFILE.
+                        .map_err(|e| if e == Errno::INVAL { Errno::MFILE } else { e })
+                        .map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
                 }
             }
         })
@@ -306,13 +337,13 @@ fn signals(of: &[libc::c_int]) -> Result<MaybeUninit<libc::sigset_t>, OsError> {
 
 /// A bell that another thread rings and [`poll`] hears.
 #[derive(Debug)]
-pub(crate) struct Bell(OwnedFd);
+pub(crate) struct Bell(Kept);
 
 impl Bell {
     /// A silent one.
     pub(crate) fn new() -> Result<Self, OsError> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        rustix::event::eventfd(0, flags).map(Self).map_err(os("eventfd"))
+        rustix::event::eventfd(0, flags).map(|fd| Self(fd.into())).map_err(os("eventfd"))
     }
 
     /// Makes it readable until [`Bell::silence`].

@@ -16,7 +16,7 @@
 //! made it ([`Parent::is_ours`]), before any private lock, which a thread that does not exist here may hold.
 
 use super::{
-    slot::{Ring, Shape, Waited},
+    slot::{Ring, Shape, Waited, spins_after},
     trampoline::Code,
     wire::{self, BUFFERS, CLOSED_AT, Field, INLINE_AREA, MAGIC, MAGIC_AT, NOWHERE, Tag, Task, pin_tag},
     worker::codec,
@@ -33,7 +33,7 @@ use crate::{
 };
 use serde::de::DeserializeOwned;
 use std::{
-    ops::Range,
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -65,22 +65,64 @@ pub(crate) struct Job {
 struct Outcome {
     /// What the argument needs, until the batch is over.
     kept: Vec<Arc<Object>>,
-    /// Items that died, and all others once the batch is over.
-    items: Vec<Item>,
-    bytes: Vec<u8>,
+    results: Results,
     time: Duration,
     /// A worker died in it: it may have pinned a buffer without noting where.
     buried: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-enum Item {
-    #[default]
-    Missing,
-    /// A value in `bytes`; `true`: handles in it are pinned for us.
-    Value(Range<usize>, bool),
-    Failed(TaskError),
-    Taken,
+/// The results of a batch that were not taken yet. They are taken in the order of the items, which is that of the
+/// records, so a record is looked at when it is its turn.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    /// Records, of which those before `at` were taken.
+    bytes: Vec<u8>,
+    at: usize,
+    /// The item that is taken next.
+    next: u32,
+    /// Items that died, in their order.
+    dead: VecDeque<(u32, TaskError)>,
+    /// Why an item that neither died nor left a record has no result, if there is a reason.
+    end: Option<TaskError>,
+}
+
+impl Results {
+    /// The result of the next item of `job`; `Taken` behind the last one.
+    pub(crate) fn take<R: DeserializeOwned>(&mut self, job: &Job) -> Result<R, TaskError> {
+        let item = self.next;
+        if item >= job.count {
+            return Err(TaskError::Taken);
+        }
+        self.next += 1;
+        if self.dead.front().is_some_and(|dead| dead.0 == item) {
+            return self.dead.pop_front().map_or_else(|| Err(lost_result()), |(_, e)| Err(e));
+        }
+        let rest = &self.bytes[self.at..];
+        let Some((record, behind)) = wire::split_record(rest, job.count).filter(|(r, _)| r.item == item)
+        else {
+            return Err(self.end.clone().unwrap_or_else(lost_result));
+        };
+        self.at = self.bytes.len() - behind.len();
+        let _unpin = record.pinned.then(|| Unpin(job, item)); // decoded handles hold their objects by themselves
+        match record.tag {
+            Tag::Value => {
+                let (decoded, failure) = handle::decode(|| wire::decode(record.body));
+                decoded.map_err(|e| codec(e, failure))
+            }
+            Tag::Error => Err(wire::decode(record.body).unwrap_or_else(|_| lost_result())),
+            Tag::Argument => Err(lost_result()),
+        }
+    }
+
+    /// Lets go of all that is left.
+    pub(crate) fn discard(&mut self, job: &Job) {
+        for record in wire::records(&self.bytes[self.at..], job.count).map_while(Result::ok) {
+            if record.pinned {
+                job.unpin(record.item);
+            }
+        }
+        *self = Self { next: job.count, ..Self::default() };
+    }
 }
 
 impl Job {
@@ -92,7 +134,10 @@ impl Job {
             serial: 0,
             count: 1,
             resolved: Private32::new(1),
-            outcome: Mutex::new(Outcome { items: vec![Item::Failed(e)], ..Outcome::default() }),
+            outcome: Mutex::new(Outcome {
+                results: Results { end: Some(e), ..Results::default() },
+                ..Outcome::default()
+            }),
             segment: None,
         })
     }
@@ -114,24 +159,17 @@ impl Job {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The result of one item of a resolved job; `Taken` the second time.
-    pub(crate) fn take<R: DeserializeOwned>(&self, item: u32) -> Result<R, TaskError> {
+    /// The result of the first item of a resolved job that was not taken yet; `Taken` if there is none.
+    pub(crate) fn take<R: DeserializeOwned>(&self) -> Result<R, TaskError> {
         debug_assert!(self.is_resolved());
-        let mut outcome = self.outcome();
-        let Outcome { items, bytes, .. } = &mut *outcome;
-        match items.get_mut(item as usize).map(|item| std::mem::replace(item, Item::Taken)) {
-            Some(Item::Value(range, pinned)) => {
-                // Decoded under the lock of this one job: nobody else waits for it.
-                let (decoded, failure) = handle::decode(|| wire::decode(&bytes[range]));
-                if pinned {
-                    self.unpin(item); // decoded handles hold their objects by themselves now
-                }
-                decoded.map_err(|e| codec(e, failure))
-            }
-            Some(Item::Failed(e)) => Err(e),
-            Some(Item::Taken) | None => Err(TaskError::Taken),
-            Some(Item::Missing) => Err(lost_result()),
-        }
+        // Decoded under the lock of this one job: nobody else waits for it.
+        self.outcome().results.take(self)
+    }
+
+    /// All results of a resolved job, without its lock. Who has them discards what it does not take.
+    pub(crate) fn take_all(&self) -> Results {
+        debug_assert!(self.is_resolved());
+        std::mem::replace(&mut self.outcome().results, Results { next: self.count, ..Results::default() })
     }
 
     fn unpin(&self, item: u32) {
@@ -145,12 +183,9 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let items = std::mem::take(&mut self.outcome().items);
-        for (item, state) in items.iter().enumerate() {
-            if matches!(state, Item::Value(_, true)) {
-                self.unpin(item as u32);
-            }
-        }
+        let outcome = self.outcome.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut results = std::mem::take(&mut outcome.results);
+        results.discard(self);
     }
 }
 
@@ -164,8 +199,19 @@ struct Desk {
     free: Vec<usize>,
     laps: Vec<u32>,
     jobs: Vec<Option<Arc<Job>>>,
+    /// How often something was queued: what the ring's tail must be.
+    pushes: u64,
     /// Why nothing is taken any more.
     end: Option<TaskError>,
+}
+
+/// Unpins one item's handles once they are decoded, also when a user's `Deserialize` panics.
+struct Unpin<'a>(&'a Job, u32);
+
+impl Drop for Unpin<'_> {
+    fn drop(&mut self) {
+        self.0.unpin(self.1);
+    }
 }
 
 /// The process that made the pool.
@@ -177,11 +223,13 @@ pub(crate) struct Parent {
     me: Owner,
     key: u64,
     spins: u32,
-    /// How often to spin before a sleep, at this time. A hint.
-    spins_now: Private32,
+    /// How many waits in a row ended in a sleep. A hint.
+    misses: Private32,
     desk: Mutex<Desk>,
     /// Futures that were dropped before they were ready: their slots wait for the supervisor.
     detached: Private32,
+    /// 1 when the pool is closed. Private, as what is in shared memory may be overwritten.
+    closed: Private32,
     /// Wakes the supervisor.
     pub(crate) bell: Bell,
     /// Process ids of the workers, by index.
@@ -197,6 +245,10 @@ impl Parent {
             )));
         }
         let segment = Segment::default_segment()?;
+        let max = segment.places();
+        if workers >= max as usize {
+            return Err(PoolError::Create(crate::error::CreateError::TooManyProcesses { max })); // one is ours
+        }
         let me = segment.me()?;
         let object =
             segment.create(Kind::PoolRing, Stamp::NONE, shape.words32(), shape.words64(), |object| {
@@ -209,14 +261,16 @@ impl Parent {
             me,
             key,
             spins,
-            spins_now: Private32::new(spins),
+            misses: Private32::new(0),
             desk: Mutex::new(Desk {
                 free: (0..slots).rev().collect(), // low slots first: their memory is warm
                 laps: vec![0; slots],
                 jobs: vec![None; slots],
+                pushes: 0,
                 end: None,
             }),
             detached: Private32::new(0),
+            closed: Private32::new(0),
             bell: Bell::new()?,
             pids: Mutex::new(vec![None; workers]),
         })
@@ -265,19 +319,20 @@ impl Parent {
         code: Code,
         argument: &[u8],
         count: u32,
+        timed: bool,
         mut kept: Vec<Arc<Object>>,
     ) -> Result<Arc<Job>, TaskError> {
         if !self.is_ours() {
             return Err(TaskError::Closed);
         }
-        let mut place = NOWHERE;
+        let mut place = None;
         if argument.len() > wire::INLINE_BYTES {
             let words = argument.len().div_ceil(8);
             let buffer = self
                 .segment
                 .create(Kind::Buffer, Stamp::NONE, 0, words, |buffer| store_bytes(buffer.w64(), argument))
                 .map_err(PoolError::from)?;
-            place = buffer.place();
+            place = Some(buffer.place());
             kept.push(buffer);
         }
         let ring = self.ring();
@@ -289,21 +344,15 @@ impl Parent {
             if let Some(slot) = self.free_slot(&mut desk) {
                 let serial = SERIAL.fetch_add(1, Relaxed);
                 let lap = desk.laps[slot].wrapping_add(1);
-                let task = Task::new(ring.payload(slot)).expect("made with this shape");
+                let task = Task::of(&ring, slot).expect("made with this shape");
                 task.set_code(self.key, code.trampoline, code.function);
-                task.set(Field::Count, u64::from(count));
-                task.set(Field::Serial, serial);
-                task.set(Field::ArgumentBytes, argument.len() as u64);
-                task.set_argument(place);
+                task.set_count(serial, count, timed);
+                task.set_argument(argument, place);
                 task.set_result_place(1, NOWHERE);
                 task.set_result_place(2, NOWHERE);
-                task.set(Field::Nanos, 0);
                 task.set(Field::LastWordsBytes, 0);
-                if place == NOWHERE {
-                    store_bytes(task.argument_area(), argument);
-                }
-                ring.commit(slot, Default::default());
                 if ring.publish(slot, lap) {
+                    desk.pushes += 1;
                     let job = Arc::new(Job {
                         slot,
                         lap,
@@ -352,10 +401,7 @@ impl Parent {
         let kept = {
             let mut outcome = job.outcome();
             self.read_results(&ring, &job, &mut outcome);
-            outcome.items.resize(job.count as usize, Item::Missing);
-            for item in outcome.items.iter_mut().filter(|item| **item == Item::Missing) {
-                *item = Item::Failed(desk.end.clone().unwrap_or_else(lost_result));
-            }
+            outcome.results.end.clone_from(&desk.end);
             std::mem::take(&mut outcome.kept)
         };
         job.resolved.store(1, Release);
@@ -366,8 +412,8 @@ impl Parent {
 
     /// Copies the records out, then looks at them: nothing that a worker wrote is trusted.
     fn read_results(&self, ring: &Ring<'_>, job: &Job, outcome: &mut Outcome) {
-        let Some(task) = Task::new(ring.payload(job.slot)) else { return };
-        let progress = ring.progress(job.slot);
+        let Some(task) = Task::of(ring, job.slot) else { return };
+        let progress = ring.progress(job.slot, job.lap);
         outcome.time = Duration::from_nanos(task.get(Field::Nanos));
         let mut bytes = Vec::new();
         let mut copy = |words: &[crate::atomic::Word64]| {
@@ -386,24 +432,7 @@ impl Parent {
         if outcome.buried || [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
             job.unpin(BUFFERS);
         }
-        let items = &mut outcome.items;
-        items.resize(job.count as usize, Item::Missing);
-        for record in wire::records(&bytes, job.count).map_while(Result::ok) {
-            let item = &mut items[record.item as usize];
-            if *item != Item::Missing {
-                continue;
-            }
-            let start = record.body.as_ptr().addr() - bytes.as_ptr().addr();
-            *item = match record.tag {
-                Tag::Value => Item::Value(start..start + record.body.len(), record.pinned),
-                Tag::Error => {
-                    job.unpin(record.item);
-                    Item::Failed(wire::decode(record.body).unwrap_or_else(|_| lost_result()))
-                }
-                Tag::Argument => Item::Failed(lost_result()),
-            };
-        }
-        outcome.bytes = bytes;
+        outcome.results.bytes = bytes;
     }
 
     /// Waits until `job` is resolved, or the deadline. `false`: not yet.
@@ -419,16 +448,16 @@ impl Parent {
             let left =
                 deadline.map_or(LOOK_AGAIN, |d| d.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
             // Relaxed: a hint.
-            let spins = if left.is_zero() { 0 } else { self.spins_now.load(Relaxed) };
+            let misses = self.misses.load(Relaxed);
+            let spins = if left.is_zero() { 0 } else { spins_after(misses, self.spins) };
             let mut waited = match spins {
                 0 => Waited::NotYet,
                 _ => ring.wait(job.slot, job.lap, spins, Duration::ZERO),
             };
             if spins > 0 {
-                let next =
-                    if waited == Waited::NotYet { (spins / 2).max(self.spins / 16) } else { self.spins };
-                if next != spins {
-                    self.spins_now.store(next, Relaxed);
+                let next = if waited == Waited::NotYet { misses.wrapping_add(1) } else { 0 };
+                if next != misses {
+                    self.misses.store(next, Relaxed);
                 }
             }
             if waited == Waited::NotYet {
@@ -491,32 +520,31 @@ impl Parent {
     /// reaped: it writes no more.
     pub(crate) fn bury(&self, worker: u32, death: impl Fn(String) -> TaskError) {
         let ring = self.ring();
-        let desk = self.desk();
+        let mut desk = self.desk();
         let slots: Vec<usize> = ring.running_in(worker).collect();
         for slot in slots {
             let Some(job) = desk.jobs[slot].clone() else { continue };
-            let mut progress = ring.progress(slot);
+            let mut progress = ring.progress(slot, job.lap);
+            let task = Task::of(&ring, slot);
             job.outcome().buried = true;
             if progress.items < job.count {
-                let words = Task::new(ring.payload(slot)).map(|task| task.last_words()).unwrap_or_default();
-                {
-                    let mut outcome = job.outcome();
-                    outcome.items.resize(job.count as usize, Item::Missing);
-                    outcome.items[progress.items as usize] = Item::Failed(death(words));
-                }
+                let words = task.map(|task| task.last_words()).unwrap_or_default();
+                job.outcome().results.dead.push_back((progress.items, death(words)));
                 job.unpin(progress.items); // handles of a result that was not committed
                 progress.items += 1;
-                ring.commit(slot, progress);
+                ring.commit(slot, job.lap, progress);
                 if progress.items < job.count {
                     if ring.requeue(slot, worker) {
+                        desk.pushes += 1;
                         continue;
                     }
                     // No room in the ring, which its size rules out: the rest shares the fate.
-                    let mut outcome = job.outcome();
-                    for item in &mut outcome.items[progress.items as usize..] {
-                        *item = Item::Failed(death(String::new()));
-                    }
+                    let rest = (progress.items..job.count).map(|item| (item, death(String::new())));
+                    job.outcome().results.dead.extend(rest);
                 }
+            }
+            if let Some(task) = task {
+                task.set(Field::Nanos, 0); // nobody measured
             }
             // `false` means that the state was overwritten meanwhile: the waiter finds out.
             let _ = ring.finish(slot, worker);
@@ -542,13 +570,22 @@ impl Parent {
     /// Nothing is taken any more, and workers leave when they find nothing to do.
     pub(crate) fn close(&self) {
         self.desk().end.get_or_insert(TaskError::Closed);
+        self.closed.store(1, Release); // before the word: see `is_damaged`
         self.object.w64()[CLOSED_AT].store(1, Release); // pairs with the Acquire of `Worker::is_closed`
         fence(SeqCst); // pairs with the fence in `Ring::idle`: a worker sees the flag, or hears its bell
         self.ring().ring_all();
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.object.w64()[CLOSED_AT].load(Acquire) != 0
+        self.closed.load(Acquire) != 0
+    }
+
+    /// Were words overwritten so that somebody would wait for ever? `is_there`: the worker of that index is not reaped.
+    pub(crate) fn is_damaged(&self, is_there: impl Fn(usize) -> bool) -> bool {
+        let told = self.object.w64()[CLOSED_AT].load(Acquire) != 0;
+        let desk = self.desk();
+        let lap = |slot: usize| desk.jobs[slot].as_ref().map(|job| job.lap);
+        told && !self.is_closed() || !self.ring().is_sound(desk.pushes, lap, is_there)
     }
 
     /// Clears what dead processes left.

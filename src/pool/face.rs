@@ -17,6 +17,7 @@ use crate::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
+    cell::Cell,
     ffi::{OsStr, OsString},
     fmt,
     path::PathBuf,
@@ -35,6 +36,13 @@ impl<T: Serialize + DeserializeOwned + 'static> Wire for T {}
 const MOST_DEPTH: u32 = 10;
 /// Spins before a sleep, where there is a CPU for each worker and the submitter.
 const SPINS: u32 = 2000;
+
+thread_local! {
+    /// The bytes of an argument on their way into a slot.
+    static ARGUMENT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+/// A buffer that is larger is not kept.
+const KEEP_BYTES: usize = 1 << 16;
 
 /// Processes that run tasks. A handle: clones share the workers.
 ///
@@ -80,14 +88,16 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // In a forked child the pool is the parent's.
-        if let Some(supervisor) = self.supervisor.take()
-            && self.parent.is_ours()
-        {
-            self.parent.wait_for_all();
-            self.parent.close();
-            let _ = self.parent.bell.ring(); // an error: the supervisor looks within a second
-            let _ = supervisor.join(); // it catches its own panics
+        let Some(supervisor) = self.supervisor.take() else { return };
+        if !self.parent.is_ours() {
+            // The thread is not here: its memory may be another thread's, which a detach would hit.
+            std::mem::forget(supervisor);
+            return;
         }
+        self.parent.wait_for_all();
+        self.parent.close();
+        let _ = self.parent.bell.ring(); // an error: the supervisor looks within a second
+        let _ = supervisor.join(); // it catches its own panics
     }
 }
 
@@ -148,11 +158,16 @@ impl Pool {
     }
 
     fn submit_code<A: Wire, R: Wire>(&self, code: Result<Code, TaskError>, argument: &A) -> TaskFuture<R> {
-        let mut bytes = Vec::new();
+        // Taken while it is used: serialising an argument may run a user's code, which may submit.
+        let mut bytes = ARGUMENT.take();
+        bytes.clear();
         let job = code.and_then(|code| {
             let kept = push_argument(&mut bytes, 0, argument)?;
-            self.parent().submit(code, &bytes, 1, kept)
+            self.parent().submit(code, &bytes, 1, false, kept)
         });
+        if bytes.capacity() <= KEEP_BYTES {
+            ARGUMENT.set(bytes);
+        }
         TaskFuture::new(self.parent(), job.unwrap_or_else(Job::failed))
     }
 
@@ -241,7 +256,7 @@ impl PoolBuilder {
         if worker::depth() >= MOST_DEPTH {
             return Err(PoolError::Broken(format!("pools within workers, {MOST_DEPTH} deep")));
         }
-        let slots = (32 * workers).clamp(256, 4096);
+        let slots = workers.saturating_mul(32).clamp(256, 4096);
         let spins = if workers < process::cpus() { SPINS } else { 0 };
         let key = memory::random_id()? as u64;
         let parent = Arc::new(Parent::new(slots, workers, spins, key)?);

@@ -5,7 +5,7 @@
 
 use super::{
     Pool, Wire,
-    desk::{Job, Parent},
+    desk::{Job, Parent, Results},
     trampoline::Code,
     wire::{self, Tag},
     worker::codec,
@@ -56,7 +56,7 @@ impl<R: Wire> TaskFuture<R> {
     /// What became of the task, if it has no result: see [`TaskError`]. `Closed` in a forked child, to which the pool
     /// does not belong.
     pub fn result(self) -> Result<R, TaskError> {
-        if self.parent.wait(&self.job, None) { self.job.take(0) } else { Err(TaskError::Closed) }
+        if self.parent.wait(&self.job, None) { self.job.take() } else { Err(TaskError::Closed) }
     }
 
     /// Waits for it, for at most `timeout`.
@@ -67,7 +67,7 @@ impl<R: Wire> TaskFuture<R> {
     pub fn result_timeout(&mut self, timeout: Duration) -> Result<R, TaskError> {
         let deadline = Instant::now().checked_add(timeout); // one that no clock can show is none
         match self.parent.wait(&self.job, deadline) {
-            true => self.job.take(0),
+            true => self.job.take(),
             false if self.parent.is_ours() => Err(TaskError::Timeout),
             false => Err(TaskError::Closed),
         }
@@ -106,9 +106,10 @@ pub struct Map<I: Iterator, R> {
     pool: Pool,
     code: Result<Code, TaskError>,
     items: Fuse<I>,
-    /// Batches under way, and the next item of the first.
+    /// The batch whose results are given out, and how many of them are left.
+    open: Option<(Arc<Job>, Results, u32)>,
+    /// Batches behind it.
     window: VecDeque<Arc<Job>>,
-    next: u32,
     limit: usize,
     size: usize,
     fixed: bool,
@@ -129,8 +130,8 @@ where
             pool,
             code,
             items: items.fuse(),
+            open: None,
             window: VecDeque::new(),
-            next: 0,
             limit,
             size: chunk.unwrap_or(1).clamp(1, wire::MAX_COUNT as usize - 1),
             fixed: chunk.is_some(),
@@ -139,6 +140,23 @@ where
         };
         map.fill();
         map
+    }
+
+    /// Waits for the first batch that is under way. `None`: there is no more.
+    fn open_next(&mut self) -> Option<()> {
+        self.fill();
+        let job = self.window.front()?;
+        if !self.pool.parent().wait(job, None) {
+            // A forked child: the items that were under way are the parent's.
+            self.window.clear();
+            return None;
+        }
+        let job = self.window.pop_front()?;
+        self.adapt(job.count() as usize, job.time());
+        self.fill(); // the workers go on while its results are looked at
+        let (results, left) = (job.take_all(), job.count());
+        self.open = Some((job, results, left));
+        Some(())
     }
 
     /// Submits batches until enough are under way.
@@ -172,7 +190,7 @@ where
         }
         if count > 0 {
             let job = match self.code.clone() {
-                Ok(code) => self.pool.parent().submit(code, &self.argument, count, kept),
+                Ok(code) => self.pool.parent().submit(code, &self.argument, count, !self.fixed, kept),
                 Err(e) => Err(e),
             };
             match job {
@@ -224,26 +242,19 @@ where
     type Item = Result<R, TaskError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.fill();
-        let job = Arc::clone(self.window.front()?);
-        if !self.pool.parent().wait(&job, None) {
-            // A forked child: the items that were under way are the parent's.
-            self.window.clear();
-            return None;
+        loop {
+            if let Some((job, results, left)) = &mut self.open
+                && *left > 0
+            {
+                *left -= 1;
+                return Some(results.take(job));
+            }
+            self.open_next()?;
         }
-        let result = job.take(self.next);
-        self.next += 1;
-        if self.next == job.count() {
-            self.next = 0;
-            self.window.pop_front();
-            self.adapt(job.count() as usize, job.time());
-        }
-        Some(result)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let under_way =
-            self.window.iter().map(|job| job.count() as usize).sum::<usize>() - self.next as usize;
+        let under_way = self.window.iter().map(|job| job.count() as usize).sum::<usize>() + self.open_items();
         let (least, most) = self.items.size_hint();
         (least.saturating_add(under_way), most.and_then(|most| most.checked_add(under_way)))
     }
@@ -270,8 +281,17 @@ impl<I: Iterator, R> Map<I, R> {
     }
 }
 
+impl<I: Iterator, R> Map<I, R> {
+    fn open_items(&self) -> usize {
+        self.open.as_ref().map_or(0, |(_, _, left)| *left as usize)
+    }
+}
+
 impl<I: Iterator, R> Drop for Map<I, R> {
     fn drop(&mut self) {
+        if let Some((job, results, _)) = &mut self.open {
+            results.discard(job);
+        }
         if self.window.iter().any(|job| !job.is_resolved()) {
             self.pool.parent().detach();
         }

@@ -30,13 +30,15 @@
 //!
 //! # The ring
 //!
-//! `entries[p % size] = p << 16 | slot`, for positions `head <= p < tail`. Only the parent pushes; anybody advances
-//! `head`, by one CAS `h -> h + 1`, after it saw that the slot of entry `h` is not READY.
+//! `entries[p % size]` names position `p`, a slot, and the slot's lap at that push, for positions `head <= p < tail`.
+//! Only the parent pushes; anybody advances `head`, by one CAS `h -> h + 1`, after it saw that the slot of entry `h` is
+//! not READY. Whether there is an entry at `head` is told by the entry itself, which names its position. So `tail` and
+//! the last `head` that the parent saw are the parent's own, and their line does not travel.
 //!
-//! 1. *A READY slot has an entry in `[head, tail)`, or its push is under way* (state first, then `tail`, by the parent).
-//!    Proof: `head` passes entry `h` only from `h`, by a thread that read `tail > h` (Acquire, so it sees the READY of
-//!    that push, or something later) and then a state that is not READY. So the slot was claimed since the push of `h`,
-//!    and if it is READY again, a later push did that, whose entry is behind `h`.
+//! 1. *A READY slot has an entry at `head` or behind it, or its push is under way* (state first, then the entry, by the
+//!    parent). Proof: `head` passes entry `h` only from `h`, by a thread that read that entry (Acquire, so it sees the
+//!    READY of that push, or something later) and then a state that is not READY. So the slot was claimed since the push
+//!    of `h`, and if it is READY again, a later push did that, whose entry is behind `h`.
 //! 2. *An entry may be old*: its slot was claimed through it by a worker that died before it advanced `head`, and has
 //!    been filled again since. Then a worker claims through the old entry what a later entry stands for. This is a
 //!    claim of a READY slot like any other: the state's Release/Acquire hands over the whole task, whichever entry led
@@ -44,10 +46,22 @@
 //! 3. *A failed claim proves nothing*: the word also changes when a waiter sets WAITER. `claim` looks at the new word;
 //!    to advance `head` at once loses the task. (A prototype did; `Mutation::SkippingClaim` keeps the story.)
 //!
-//! The pushing parent reads `head` before it overwrites an entry; a worker with an old `head` sees that the position in
-//! the entry is another one, and looks again. `head` and `entries` carry no data of tasks, so Relaxed is enough for
-//! them: the orderings that hand over a task are those of the state (READY: Release -> claim: Acquire; DONE: Release ->
-//! waiter: Acquire), and that of `tail` (Release -> Acquire), which invariant 1 needs.
+//! The pushing parent has seen a `head` beyond an entry before it overwrites it; a worker with an old `head` sees that the
+//! entry names a later position, and looks again. Positions in entries are counted modulo 2^30. Should a worker sleep
+//! between two of its instructions for exactly so many pushes, it takes the later entry for the one it wanted, and then
+//! claims a READY slot (2) or fails to advance: no harm.
+//!
+//! `head` carries nothing, so Relaxed is enough for it. The orderings that hand over a task are those of the state
+//! (READY: Release -> claim: Acquire; DONE: Release -> waiter: Acquire); that of an entry (Release -> Acquire) is what
+//! invariant 1 needs.
+//!
+//! # Cache lines
+//!
+//! A line that both sides write costs 0.1 us and more per round trip. A small task travels in three: its entry; the line
+//! of its state, which holds what every task needs ([`Ring::line`]) and comes whole with the claim's CAS (a CAS that
+//! guesses the word from the entry, since a load before it would fetch the line twice); and the line of its progress,
+//! with the first results. The progress names the slot's lap, so the parent need not reset it, and a worker need not read
+//! it before its first commit.
 //!
 //! # Sleeping workers
 //!
@@ -133,6 +147,14 @@ impl State {
     pub(crate) fn is_running_in(self, worker: u32) -> bool {
         self.0 & (KIND | WORKER) == RUNNING | worker << WORKER_SHIFT
     }
+    #[cfg(not(loom))]
+    fn is_running(self) -> bool {
+        self.0 & KIND == RUNNING
+    }
+    #[cfg(not(loom))]
+    fn worker(self) -> usize {
+        ((self.0 & WORKER) >> WORKER_SHIFT) as usize
+    }
     fn owes_wake_of(self, worker: u32) -> bool {
         self.0 & (KIND | WORKER | WAITER) == DONE | worker << WORKER_SHIFT | WAITER
     }
@@ -145,31 +167,95 @@ impl State {
 }
 
 /// How far a batch is: one word, so that one store commits an item and its result.
+///
+/// | bits | |
+/// |---|---|
+/// | 0..39 | 8-byte words of records |
+/// | 39..41 | area |
+/// | 41..61 | items |
+/// | 61..64 | lap of the slot, modulo 8: a word of another lap means that this one has committed nothing |
+///
+/// Three bits are enough, as no lap ends without a commit: the word is of this lap or of the one before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Progress {
     /// Items that are over; the next one runs.
     pub(crate) items: u32,
     /// Which of the result areas holds the records.
     pub(crate) area: u8,
-    /// Bytes of records there.
+    /// Bytes of records there; a multiple of 8.
     pub(crate) bytes: u64,
 }
 
 impl Progress {
     pub(crate) const MAX_ITEMS: u32 = 1 << 20;
-    const BYTES_BITS: u32 = 42;
+    const AREA_SHIFT: u32 = 39;
+    const ITEMS_SHIFT: u32 = 41;
+    const LAP_SHIFT: u32 = 61;
 
-    pub(crate) fn bits(self) -> u64 {
-        debug_assert!(self.items < Self::MAX_ITEMS && self.area < 4 && self.bytes >> Self::BYTES_BITS == 0);
-        u64::from(self.items) << 44 | u64::from(self.area) << 42 | self.bytes
+    pub(crate) fn bits(self, lap: u32) -> u64 {
+        debug_assert!(
+            self.items < Self::MAX_ITEMS && self.area < 4 && self.bytes >> (3 + Self::AREA_SHIFT) == 0
+        );
+        u64::from(lap) << Self::LAP_SHIFT
+            | u64::from(self.items) << Self::ITEMS_SHIFT
+            | u64::from(self.area) << Self::AREA_SHIFT
+            | self.bytes >> 3
     }
-    pub(crate) fn from_bits(bits: u64) -> Self {
+    pub(crate) fn from_bits(bits: u64, lap: u32) -> Self {
+        if bits >> Self::LAP_SHIFT != u64::from(lap % 8) {
+            return Self::default();
+        }
         Progress {
-            items: (bits >> 44) as u32,
-            area: (bits >> Self::BYTES_BITS & 3) as u8,
-            bytes: bits & ((1 << Self::BYTES_BITS) - 1),
+            items: (bits >> Self::ITEMS_SHIFT) as u32 & (Self::MAX_ITEMS - 1),
+            area: (bits >> Self::AREA_SHIFT & 3) as u8,
+            bytes: (bits & ((1 << Self::AREA_SHIFT) - 1)) << 3,
         }
     }
+}
+
+/// What stands in the ring: `1 + position` (30 bits) | lap (18) | slot (16). 0 is no entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Entry(u64);
+
+/// Where an entry is, seen from a head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seen {
+    /// It is the one at that head.
+    Here,
+    /// Of the round before: nothing was pushed to that place yet.
+    Before,
+    /// Of a later round: that head is old.
+    After,
+}
+
+impl Entry {
+    const POSITION_SHIFT: u32 = 34;
+    const POSITIONS: u64 = 1 << 30;
+
+    fn new(position: u64, lap: u32, slot: usize) -> Self {
+        Entry(position.wrapping_add(1) << Self::POSITION_SHIFT | u64::from(lap % LAPS) << 16 | slot as u64)
+    }
+    fn seen_from(self, head: u64) -> Seen {
+        match (self.0 >> Self::POSITION_SHIFT).wrapping_sub(head.wrapping_add(1)) % Self::POSITIONS {
+            0 => Seen::Here,
+            ahead if ahead < Self::POSITIONS / 2 => Seen::After,
+            _ => Seen::Before,
+        }
+    }
+    fn lap(self) -> u32 {
+        (self.0 >> 16) as u32 % LAPS
+    }
+    fn slot(self) -> usize {
+        (self.0 & 0xffff) as usize
+    }
+}
+
+/// How often to look before a sleep, after so many looks in a row that ended in one: half as often each time, but every
+/// eighth time as often as at first. Otherwise two who wait for each other would sleep for ever, since what is left of
+/// their looks is shorter than a wake-up; and a try now and then costs little beside seven sleeps.
+#[cfg(not(loom))]
+pub(crate) fn spins_after(misses: u32, most: u32) -> u32 {
+    if misses.is_multiple_of(8) { most } else { most >> misses.min(4) }
 }
 
 /// Where things lie. The same for all who take part; see [`Ring::new`] for the check.
@@ -211,8 +297,11 @@ impl Shape {
     fn tail_at(&self) -> usize {
         Self::HEADER + LINE64
     }
+    fn head_seen_at(&self) -> usize {
+        self.tail_at() + 1
+    }
     fn sleepers_at(&self) -> usize {
-        Self::HEADER + 2 * LINE64
+        self.tail_at() + LINE64.max(2)
     }
     fn entries_at(&self) -> usize {
         self.sleepers_at() + self.sleeper_words().next_multiple_of(LINE64)
@@ -233,8 +322,13 @@ impl Shape {
 #[must_use]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Look {
-    /// This slot is ours now.
-    Claimed(usize),
+    /// This slot is ours now, for this lap.
+    Claimed {
+        /// Which.
+        slot: usize,
+        /// How often it was filled.
+        lap: u32,
+    },
     /// Nothing to do.
     Empty,
     /// Not what a ring can be: somebody overwrote it.
@@ -283,8 +377,12 @@ impl<'a> Ring<'a> {
     fn head(&self) -> &'a Word64 {
         &self.w64[Shape::HEADER]
     }
+    // The next two are the parent's own: nobody else looks at them.
     fn tail(&self) -> &'a Word64 {
         &self.w64[self.shape.tail_at()]
+    }
+    fn head_seen(&self) -> &'a Word64 {
+        &self.w64[self.shape.head_seen_at()]
     }
     fn sleepers(&self, worker: usize) -> (&'a Word64, u64) {
         (&self.w64[self.shape.sleepers_at() + worker / 64], 1 << (worker % 64))
@@ -294,6 +392,12 @@ impl<'a> Ring<'a> {
     }
     fn progress_word(&self, slot: usize) -> &'a Word64 {
         &self.w64[self.shape.payload_at(slot)]
+    }
+    /// The words that share the line of the slot's state.
+    #[cfg(not(loom))]
+    pub(crate) fn line(&self, slot: usize) -> &'a [Word32] {
+        let at = LINE32 * (1 + self.shape.workers + slot);
+        &self.w32[at + 1..at + LINE32]
     }
     /// The words of the task in `slot`, behind its progress.
     pub(crate) fn payload(&self, slot: usize) -> &'a [Word64] {
@@ -307,13 +411,13 @@ impl<'a> Ring<'a> {
     }
 
     /// Acquire pairs with the Release in `commit`: the records it counts are visible.
-    pub(crate) fn progress(&self, slot: usize) -> Progress {
-        Progress::from_bits(self.progress_word(slot).load(Acquire))
+    pub(crate) fn progress(&self, slot: usize, lap: u32) -> Progress {
+        Progress::from_bits(self.progress_word(slot).load(Acquire), lap)
     }
 
     /// Commits one or more items of a batch; their records were written before.
-    pub(crate) fn commit(&self, slot: usize, progress: Progress) {
-        self.progress_word(slot).store(progress.bits(), Release);
+    pub(crate) fn commit(&self, slot: usize, lap: u32, progress: Progress) {
+        self.progress_word(slot).store(progress.bits(lap), Release);
     }
 
     // --- the parent, behind its lock ---
@@ -321,14 +425,13 @@ impl<'a> Ring<'a> {
     /// Queues a filled FREE slot for its next lap. `false`: no room in the ring, nothing was done.
     #[must_use]
     pub(crate) fn publish(&self, slot: usize, lap: u32) -> bool {
-        let Some(tail) = self.place(slot) else { return false };
-        if broken(Mutation::TailBeforeReady) {
-            self.tail().store(tail + 1, Release);
+        let Some(tail) = self.place() else { return false };
+        if broken(Mutation::EntryBeforeReady) {
+            self.push(tail, slot, lap);
         }
         // Release: the task (payload, written Relaxed) is handed over by whichever claim reads this.
         self.state_word(slot).store(State::ready(lap).0, unless(Mutation::RelaxedReady, Release));
-        // Release: who reads this tail sees READY (invariant 1).
-        self.tail().store(tail + 1, Release);
+        self.push(tail, slot, lap);
         true
     }
 
@@ -336,36 +439,44 @@ impl<'a> Ring<'a> {
     /// nothing was done.
     #[must_use]
     pub(crate) fn requeue(&self, slot: usize, dead: u32) -> bool {
-        let Some(tail) = self.place(slot) else { return false };
+        let Some(tail) = self.place() else { return false };
         // AcqRel: Release as in `publish`, with the new progress; Acquire continues the dead worker's writes.
-        if self.change(slot, dead, State::queued_again).is_none() {
-            return false;
-        }
-        self.tail().store(tail + 1, Release);
+        let Some(before) = self.change(slot, dead, State::queued_again) else { return false };
+        self.push(tail, slot, before.lap());
         true
     }
 
-    /// Writes the next entry, before the tail that counts it.
-    fn place(&self, slot: usize) -> Option<u64> {
-        let tail = self.tail().load(Relaxed); // only the parent writes it
+    /// The next position, if there is room.
+    fn place(&self) -> Option<u64> {
+        let tail = self.tail().load(Relaxed); // only the parent writes it, and the head that it has seen
         let full = |head: u64| tail.wrapping_sub(head) >= self.shape.entries() as u64;
-        if full(self.head().load(Relaxed)) {
+        if full(self.head_seen().load(Relaxed)) {
             self.pass_claimed(tail);
-            if full(self.head().load(Relaxed)) {
+            let head = self.head().load(Relaxed);
+            self.head_seen().store(head, Relaxed);
+            if full(head) {
                 return None;
             }
         }
-        self.entry(tail).store(tail << 16 | slot as u64, Relaxed); // published by tail
         Some(tail)
+    }
+
+    fn push(&self, tail: u64, slot: usize, lap: u32) {
+        // Release: who sees this entry sees READY (invariant 1).
+        self.entry(tail).store(Entry::new(tail, lap, slot).0, Release);
+        self.tail().store(tail.wrapping_add(1), Relaxed);
     }
 
     /// Advances head past what is claimed already.
     fn pass_claimed(&self, tail: u64) {
         for _ in 0..self.shape.entries() {
             let head = self.head().load(Relaxed);
-            let entry = self.entry(head).load(Relaxed);
-            let slot = (entry & 0xffff) as usize;
-            if head >= tail || entry >> 16 != head || slot >= self.shape.slots || self.state(slot).is_ready()
+            let entry = Entry(self.entry(head).load(Relaxed)); // our own
+            let slot = entry.slot();
+            if head >= tail
+                || entry.seen_from(head) != Seen::Here
+                || slot >= self.shape.slots
+                || self.state(slot).is_ready()
             {
                 return;
             }
@@ -376,8 +487,10 @@ impl<'a> Ring<'a> {
     /// Makes a DONE slot FREE, after its results were taken, and wakes who waited for it.
     pub(crate) fn free(&self, slot: usize, lap: u32) {
         let word = self.state_word(slot);
-        // AcqRel: a waiter that reads FREE (Acquire) sees what the parent noted before.
-        let before = State(word.swap((lap % LAPS) << LAP_SHIFT | FREE, AcqRel));
+        // A load and a store are enough, and do not stop for the line: only the parent changes a DONE word.
+        let before = State(word.load(Relaxed));
+        // Release: a waiter that reads FREE (Acquire) sees what the parent noted before.
+        word.store((lap % LAPS) << LAP_SHIFT | FREE, Release);
         if before.has_waiter() {
             futex::wake(word, u32::MAX);
         }
@@ -436,6 +549,52 @@ impl<'a> Ring<'a> {
     pub(crate) fn running_in(&self, dead: u32) -> impl Iterator<Item = usize> {
         let ring = *self;
         (0..ring.shape.slots).filter(move |&slot| ring.state(slot).is_running_in(dead))
+    }
+
+    /// Can what is under way be as the parent left it, or as workers changed it since? Who waits for a slot or for room
+    /// would wait for ever on words that were overwritten so that nobody else stumbles over them.
+    ///
+    /// `pushes`: how often something was queued; `lap` of each slot that is under way; `is_there`: a worker of that
+    /// index may live. For the parent, behind its lock, so that only workers change words meanwhile: READY to RUNNING to
+    /// DONE, and head. (A RUNNING slot that its live worker knows nothing of is found by that worker, or here as its
+    /// second one.)
+    #[cfg(not(loom))]
+    pub(crate) fn is_sound(
+        &self,
+        pushes: u64,
+        lap: impl Fn(usize) -> Option<u32>,
+        is_there: impl Fn(usize) -> bool,
+    ) -> bool {
+        let head = self.head().load(Acquire); // before the states: what is READY after it has an entry behind it
+        let tail = self.tail().load(Relaxed); // our own
+        if tail != pushes || head > tail || tail - head > self.shape.entries() as u64 {
+            return false;
+        }
+        let mut queued = vec![false; self.shape.slots];
+        for position in head..tail {
+            let entry = Entry(self.entry(position).load(Relaxed)); // our own
+            match queued.get_mut(entry.slot()) {
+                Some(queued) if entry.seen_from(position) == Seen::Here => *queued = true,
+                _ => return false,
+            }
+        }
+        let mut busy = vec![None; self.shape.workers];
+        (0..self.shape.slots).all(|slot| {
+            let Some(lap) = lap(slot) else { return true };
+            let state = self.state(slot);
+            let possible = if state.is_running() {
+                let worker = state.worker();
+                // Two at the same time, if the first still runs now.
+                worker < self.shape.workers
+                    && is_there(worker)
+                    && !busy[worker]
+                        .replace(slot)
+                        .is_some_and(|other| self.state(other).is_running_in(worker as u32))
+            } else {
+                state.is_done() || state.is_ready() && queued[slot]
+            };
+            possible && state.lap() == lap % LAPS
+        })
     }
 
     /// Gives the wakes that a dead worker owed. Its slots were finished or requeued before.
@@ -523,23 +682,24 @@ impl<'a> Ring<'a> {
     pub(crate) fn claim(&self, me: u32) -> Look {
         for _ in 0..LOOKS {
             let head = self.head().load(Relaxed); // carries nothing; an old one is noticed below, or is benign (2)
-            let tail = self.tail().load(Acquire); // pairs with the push (invariant 1)
-            if head >= tail {
-                return Look::Empty;
+            let entry = Entry(self.entry(head).load(Acquire)); // pairs with `push` (invariant 1)
+            let slot = entry.slot();
+            match entry.seen_from(head) {
+                Seen::Before => return Look::Empty,
+                Seen::Here if slot < self.shape.slots => {}
+                Seen::Here | Seen::After => {
+                    spin(); // an old head, whose entry has been overwritten
+                    continue;
+                }
             }
-            let entry = self.entry(head).load(Relaxed); // written before `tail`
-            let slot = (entry & 0xffff) as usize;
-            if entry >> 16 != head || slot >= self.shape.slots {
-                spin(); // an old head, whose entry has been overwritten
-                continue;
-            }
-            let mut now = self.state(slot);
+            // A guess. If it is wrong, the CAS gives the word.
+            let mut now = State::ready(entry.lap());
             while now.is_ready() {
                 // Acquire: the task. Relaxed on failure is not enough: the next try may be with that word.
                 match self.state_word(slot).compare_exchange(now.0, now.claimed(me).0, Acquire, Acquire) {
                     Ok(_) => {
                         self.advance(head);
-                        return Look::Claimed(slot);
+                        return Look::Claimed { slot, lap: now.lap() };
                     }
                     Err(_) if broken(Mutation::SkippingClaim) => break,
                     Err(other) => now = State(other), // invariant 3
@@ -552,12 +712,13 @@ impl<'a> Ring<'a> {
 
     fn advance(&self, head: u64) {
         // Relaxed: head carries nothing. A failure means that somebody else did it.
-        let _ = self.head().compare_exchange(head, head + 1, Relaxed, Relaxed);
+        let _ = self.head().compare_exchange(head, head.wrapping_add(1), Relaxed, Relaxed);
     }
 
     /// Is there (perhaps) more in the ring?
     pub(crate) fn has_work(&self) -> bool {
-        self.head().load(Relaxed) < self.tail().load(Acquire)
+        let head = self.head().load(Relaxed);
+        Entry(self.entry(head).load(Acquire)).seen_from(head) != Seen::Before
     }
 
     /// RUNNING -> DONE, by the worker, or for it by its reaper, and the wakes that follow. `false`: the slot was not
@@ -609,7 +770,7 @@ impl<'a> Ring<'a> {
         }
         // Acquire pairs with the Release of who took the bit: we see what it rang for.
         let rung = sleepers.fetch_and(!bit, Acquire) & bit == 0;
-        if rung && matches!(look, Look::Claimed(_)) && self.has_work() && !broken(Mutation::RingKept) {
+        if rung && matches!(look, Look::Claimed { .. }) && self.has_work() && !broken(Mutation::RingKept) {
             self.ring_one(); // rung for a second task while the first is in our hands
         }
         look
@@ -623,7 +784,7 @@ enum Mutation {
     /// A claim that failed advances head, although the slot may be READY still.
     SkippingClaim,
     /// An entry counts before its slot is READY.
-    TailBeforeReady,
+    EntryBeforeReady,
     /// READY hands nothing over.
     RelaxedReady,
     /// A worker sleeps without a look after its bit is set.

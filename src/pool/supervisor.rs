@@ -14,8 +14,8 @@
 //! **A death, in this order**: reap (the worker writes no more); hear what it had said (it may have been ready, and have
 //! claimed, before we knew); hand its locks on; settle its task; clear what it held in the segment; start another.
 //!
-//! **Who dies before Ready** is counted, and waited for longer each time. After [`PATIENCE`] in a row, and with no worker
-//! left, the pool is broken: tasks fail instead of waiting for workers that never come. A program that is not ours (it
+//! **Who dies before Ready** is counted, and waited for longer each time. After [`PATIENCE`] in a row, at the
+//! start or with no worker left, the pool is broken: tasks fail instead of waiting for workers that never come. A program that is not ours (it
 //! exits or closes the channel without Here, or says nothing for [`HANDSHAKE`]) is found out in the first start.
 
 use super::{
@@ -87,8 +87,16 @@ pub(crate) fn start(parent: Arc<Parent>, plan: Plan) -> Result<JoinHandle<()>, P
     let name = CString::new(plan.name.as_bytes()).map_err(nul)?;
     let run = move || {
         let seats = (0..parent.workers()).map(|_| Seat::Empty { again: Instant::now() }).collect();
-        let mut supervisor =
-            Supervisor { parent: Arc::clone(&parent), plan, exe, name, seats, failures: 0, farewell: None };
+        let mut supervisor = Supervisor {
+            parent: Arc::clone(&parent),
+            plan,
+            exe,
+            name,
+            seats,
+            failures: 0,
+            farewell: None,
+            looked: Instant::now(),
+        };
         // A panic here is a bug of ours, and still no reason for anybody to wait for ever.
         if let Ok(Ok(())) = catch_unwind(AssertUnwindSafe(|| supervisor.run(&tell))) {
             return;
@@ -112,6 +120,10 @@ pub(crate) fn start(parent: Arc<Parent>, plan: Plan) -> Result<JoinHandle<()>, P
     }
 }
 
+fn overwritten() -> PoolError {
+    PoolError::Broken("its shared memory was overwritten".into())
+}
+
 fn libc_einval() -> i32 {
     rustix::io::Errno::INVAL.raw_os_error()
 }
@@ -128,7 +140,7 @@ enum Seat {
 #[derive(Debug)]
 struct Worker {
     child: Child,
-    channel: OwnedFd,
+    channel: process::Kept,
     since: Instant,
     here: bool,
     /// Ready, under this id.
@@ -150,6 +162,8 @@ struct Supervisor {
     failures: u32,
     /// When the pool was closed.
     farewell: Option<Instant>,
+    /// When the ring was last looked at.
+    looked: Instant,
 }
 
 /// What stops a pool.
@@ -160,7 +174,9 @@ impl Supervisor {
     fn run(&mut self, tell: &mpsc::SyncSender<Result<(), PoolError>>) -> Result<(), OsError> {
         let mut starting = true;
         loop {
-            if let Err(e) = self.fill_seats(starting).and_then(|()| self.check_times()) {
+            if let Err(e) =
+                self.look_at_ring().and_then(|()| self.fill_seats(starting)).and_then(|()| self.check_times())
+            {
                 self.end_all();
                 self.parent.give_up(&TaskError::Pool(e.clone()));
                 let _ = tell.try_send(Err(e));
@@ -183,6 +199,16 @@ impl Supervisor {
         }
     }
 
+    /// Once a second: were words overwritten that nobody else would miss?
+    fn look_at_ring(&mut self) -> Result<(), Fatal> {
+        if self.looked.elapsed() < LOOK_AGAIN {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        let is_there = |index: usize| matches!(self.seats.get(index), Some(Seat::Taken(_)));
+        if self.parent.is_damaged(is_there) { Err(overwritten()) } else { Ok(()) }
+    }
+
     /// Starts workers where there is none and it is time.
     fn fill_seats(&mut self, starting: bool) -> Result<(), Fatal> {
         if self.parent.is_closed() {
@@ -196,7 +222,7 @@ impl Supervisor {
             match self.spawn(index) {
                 Ok(worker) => self.seats[index] = Seat::Taken(worker),
                 Err(e) if starting => return Err(e.into()),
-                Err(e) => self.failed(index, || e.to_string())?,
+                Err(e) => self.failed(index, starting, || e.to_string())?,
             }
         }
         Ok(())
@@ -219,7 +245,7 @@ impl Supervisor {
         drop(theirs);
         let worker = Worker {
             child,
-            channel: ours,
+            channel: ours.into(),
             since: Instant::now(),
             here: false,
             owner: None,
@@ -364,7 +390,7 @@ impl Supervisor {
             return Ok(Ok(()));
         }
         if exit == Exit::Code(EXIT_DAMAGED) {
-            return Ok(Err(PoolError::Broken("its shared memory was overwritten".into())));
+            return Ok(Err(overwritten()));
         }
         if worker.owner.is_some() {
             return Ok(Ok(()));
@@ -376,7 +402,7 @@ impl Supervisor {
         if stranger && (starting || !self.anyone_ready()) {
             return Ok(Err(PoolError::NotAWorkerImage(self.plan.program())));
         }
-        Ok(self.failed(index, || match (worker.refused, exit) {
+        Ok(self.failed(index, starting, || match (worker.refused, exit) {
             (Some((why, _)), _) => why,
             (None, Exit::Code(code)) => format!("exit code {code}"),
             (None, Exit::Signal(signal)) => format!("signal {signal}"),
@@ -389,9 +415,9 @@ impl Supervisor {
     }
 
     /// No worker came of it: try again later, unless that has gone on for too long.
-    fn failed(&mut self, index: usize, why: impl FnOnce() -> String) -> Result<(), Fatal> {
+    fn failed(&mut self, index: usize, starting: bool, why: impl FnOnce() -> String) -> Result<(), Fatal> {
         self.failures += 1;
-        if self.failures >= PATIENCE && !self.anyone_ready() {
+        if self.failures >= PATIENCE && (starting || !self.anyone_ready()) {
             return Err(PoolError::Broken(why()));
         }
         let wait = Duration::from_millis(10 << (self.failures - 1).min(7)).min(Duration::from_secs(1));
@@ -405,9 +431,11 @@ impl Supervisor {
             let again = Instant::now();
             if let Seat::Taken(mut worker) = std::mem::replace(&mut self.seats[index], Seat::Empty { again })
             {
-                // Errors: the descriptor was closed under us, and the worker hears the end of its channel.
-                let _ = worker.child.kill(Signal::KILL);
-                let _ = worker.child.wait();
+                // Errors: the descriptors were closed under us, and their numbers may be others' by now. The worker
+                // hears the end of its channel, or of this thread.
+                if worker.child.kill(Signal::KILL).and_then(|()| worker.child.wait()).is_err() {
+                    std::mem::forget(worker);
+                }
             }
             self.set_pid(index, None);
         }

@@ -8,12 +8,14 @@
 //! | 1 | closed: 1 as soon as workers are to leave |
 //! | .. `Shape::HEADER` | reserved |
 //! | head, tail, sleepers, entries | see `slot.rs` |
-//! | `slots` x [`PAYLOAD`] | the tasks: progress word, then [`Field`]s, then three areas of bytes |
+//! | `slots` x [`PAYLOAD`] | the tasks: progress word, then [`Field`]s and three areas of bytes |
+//!
+//! and in its 32-bit words, behind the state of each slot: [`LineField`]s, and the argument if it is tiny.
 //!
 //! # A task
 //!
-//! A task is a *batch*: `count` calls of one function. Its argument is `count` records, inline or in a `Buffer` object
-//! that the parent holds. Its results are records too, one per finished item, in the order in which items finished, in
+//! A task is a *batch*: `count` calls of one function. Its argument is `count` records, in the line of
+//! the state, in the slot, or in a `Buffer` object that the parent holds: which, is told by its length. Its results are records too, one per finished item, in the order in which items finished, in
 //! the area that the progress word names: inline, or one of two places for a `Buffer` that the worker made and pinned
 //! for the parent. A buffer that is too small is replaced: the records are copied to a larger one, its address is noted
 //! in the other place, and the progress word of the next item switches over, with the same store that commits the item.
@@ -37,9 +39,9 @@
 //! memory: overwritten bytes are refused. The seal is not cryptography, and need not be: who can talk to our workers
 //! over the control socket is our own process.
 
-use super::slot::{Progress, Shape};
+use super::slot::{Progress, Ring, Shape};
 use crate::{
-    atomic::{Relaxed, Word64},
+    atomic::{Relaxed, Word32, Word64},
     segment::{
         Place,
         words::{load_bytes, store_bytes},
@@ -49,49 +51,62 @@ use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// "allmend", and the version of the layout. Raise it with every change here or in `slot.rs`.
-pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"allmend\x01");
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"allmend\x02");
 /// Header word of the magic.
 pub(crate) const MAGIC_AT: usize = 0;
 /// Header word of the closed flag.
 pub(crate) const CLOSED_AT: usize = 1;
 
-/// The fields of a task, as indices into the payload behind the progress word.
-///
-/// Laid out by cache lines, since each line that both sides touch costs a transfer: the first (with the progress word)
-/// holds what every task needs, the second what few need and the beginning of the argument, and the one with `Nanos` the
-/// beginning of the results.
+/// What every task needs, as indices into the 32-bit words behind the slot's state: they come with the claim. Each of
+/// two words, but the count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
-pub(crate) enum Field {
+pub(crate) enum LineField {
     /// Code offset of the trampoline.
     Code = 0,
     /// 1 + code offset of the function itself, where that is chosen at run time; else 0.
-    Function = 1,
+    Function = 2,
     /// [`seal`] of the two.
-    Seal = 2,
-    /// Items.
-    Count = 3,
+    Seal = 4,
     /// Never used twice in a pool: pins are named by it.
-    Serial = 4,
+    Serial = 6,
     /// Bytes of the argument.
-    ArgumentBytes = 5,
-    /// The argument's buffer, or [`NOWHERE`] if it is inline: its generation,
-    ArgumentGeneration = 6,
+    ArgumentBytes = 8,
+    /// Items, and whether the time is to be taken (`TIMED`).
+    Count = 10,
+}
+
+/// In the count's word: the parent wants to know how long it takes.
+const TIMED: u32 = 1 << 31;
+/// Where tiny arguments begin in the line: room for a record of 8 bytes.
+const TINY_AT: usize = 11;
+const TINY_BYTES: usize = 16;
+
+/// The other fields of a task, as indices into the payload behind the progress word.
+///
+/// Laid out by cache lines, since each line that both sides touch costs a transfer: on the first are the progress, the
+/// time, and the beginning of the results; on another what few tasks need.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Field {
+    /// How long the batch ran, in nanoseconds, as its worker saw it, if that was asked for.
+    Nanos = 0,
+    /// The argument's buffer, if it needs one: its generation,
+    ArgumentGeneration = RARE_AT,
     /// and its offset.
-    ArgumentOffset = 7,
+    ArgumentOffset = RARE_AT + 1,
     /// The two places for a result buffer: offset, generation.
-    ResultPlaces = 8,
+    ResultPlaces = RARE_AT + 2,
     /// Bytes of the last words.
-    LastWordsBytes = 12,
-    /// How long the batch ran, in nanoseconds, as its worker saw it.
-    Nanos = RESULT_AT - 1,
+    LastWordsBytes = RARE_AT + 6,
 }
 
 const INLINE: usize = 512 / 8;
-const LAST_WORDS: usize = 376 / 8;
-const ARGUMENT_AT: usize = 13;
-const RESULT_AT: usize = 80;
-const LAST_WORDS_AT: usize = RESULT_AT + INLINE;
+const LAST_WORDS: usize = 384 / 8;
+const RESULT_AT: usize = 1;
+const RARE_AT: usize = 71;
+const ARGUMENT_AT: usize = 79;
+const LAST_WORDS_AT: usize = ARGUMENT_AT + INLINE;
 
 /// Words per slot, its progress word included.
 pub(crate) const PAYLOAD: usize = 1 + LAST_WORDS_AT + LAST_WORDS;
@@ -111,8 +126,10 @@ pub(crate) const MAX_BODY: usize = u32::MAX as usize - 8;
 const _: () = {
     assert!(PAYLOAD.is_multiple_of(8), "slots begin with a cache line");
     assert!(Field::LastWordsBytes as usize == Field::ResultPlaces as usize + 4);
-    assert!(ARGUMENT_AT == Field::LastWordsBytes as usize + 1 && ARGUMENT_AT + INLINE < RESULT_AT);
-    assert!((1 + Field::Nanos as usize).is_multiple_of(8));
+    assert!(RESULT_AT + INLINE <= RARE_AT && (Field::LastWordsBytes as usize) < ARGUMENT_AT);
+    assert!((1 + RARE_AT).is_multiple_of(8) && (1 + ARGUMENT_AT).is_multiple_of(8));
+    assert!(1 + TINY_AT + TINY_BYTES / 4 == 16, "a line");
+    assert!(MAX_COUNT < TIMED);
 };
 
 /// No buffer: no object has generation 0.
@@ -120,56 +137,113 @@ pub(crate) const NOWHERE: Place = Place { at: 0, generation: 0 };
 
 /// The task in one slot: fields and areas.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Task<'a>(&'a [Word64]);
+pub(crate) struct Task<'a> {
+    line: &'a [Word32],
+    words: &'a [Word64],
+}
 
 impl<'a> Task<'a> {
-    /// Over `Ring::payload`.
-    pub(crate) fn new(payload: &'a [Word64]) -> Option<Self> {
-        (payload.len() == PAYLOAD - 1).then_some(Self(payload))
+    /// The one in `slot`.
+    pub(crate) fn of(ring: &Ring<'a>, slot: usize) -> Option<Self> {
+        Self::new(ring.line(slot), ring.payload(slot))
+    }
+
+    /// Over `Ring::line` and `Ring::payload`.
+    fn new(line: &'a [Word32], words: &'a [Word64]) -> Option<Self> {
+        (line.len() == TINY_AT + TINY_BYTES / 4 && words.len() == PAYLOAD - 1).then_some(Self { line, words })
     }
 
     /// Relaxed: fields are handed over by the slot's state, or by its progress.
     pub(crate) fn get(&self, field: Field) -> u64 {
-        self.0[field as usize].load(Relaxed)
+        self.words[field as usize].load(Relaxed)
     }
     pub(crate) fn set(&self, field: Field, value: u64) {
-        self.0[field as usize].store(value, Relaxed);
+        self.words[field as usize].store(value, Relaxed);
+    }
+    fn get_line(&self, field: LineField) -> u64 {
+        let at = field as usize;
+        u64::from(self.line[at].load(Relaxed)) | u64::from(self.line[at + 1].load(Relaxed)) << 32
+    }
+    fn set_line(&self, field: LineField, value: u64) {
+        self.line[field as usize].store(value as u32, Relaxed);
+        self.line[field as usize + 1].store((value >> 32) as u32, Relaxed);
+    }
+
+    /// Names what it pins.
+    pub(crate) fn serial(&self) -> u64 {
+        self.get_line(LineField::Serial)
+    }
+    /// Items, and whether the time is to be taken.
+    pub(crate) fn count(&self) -> (u32, bool) {
+        let word = self.line[LineField::Count as usize].load(Relaxed);
+        ((word & !TIMED).min(MAX_COUNT), word & TIMED != 0)
+    }
+    pub(crate) fn set_count(&self, serial: u64, count: u32, timed: bool) {
+        self.set_line(LineField::Serial, serial);
+        self.line[LineField::Count as usize].store(count | if timed { TIMED } else { 0 }, Relaxed);
     }
 
     /// The task's code, if nobody but a holder of the key named it.
     pub(crate) fn code(&self, key: u64) -> Option<Sealed> {
-        let (trampoline, function) = (self.get(Field::Code), self.get(Field::Function));
-        (self.get(Field::Seal) == seal(key, trampoline, function)).then_some(Sealed { trampoline, function })
+        let (trampoline, function) = (self.get_line(LineField::Code), self.get_line(LineField::Function));
+        (self.get_line(LineField::Seal) == seal(key, trampoline, function))
+            .then_some(Sealed { trampoline, function })
     }
     pub(crate) fn set_code(&self, key: u64, trampoline: u64, function: u64) {
-        self.set(Field::Code, trampoline);
-        self.set(Field::Function, function);
-        self.set(Field::Seal, seal(key, trampoline, function));
+        self.set_line(LineField::Code, trampoline);
+        self.set_line(LineField::Function, function);
+        self.set_line(LineField::Seal, seal(key, trampoline, function));
     }
 
-    pub(crate) fn argument(&self) -> Place {
-        Place { at: self.get(Field::ArgumentOffset), generation: self.get(Field::ArgumentGeneration) }
+    /// Notes the argument, which is in a buffer if it is longer than [`INLINE_BYTES`], and is copied here otherwise.
+    pub(crate) fn set_argument(&self, bytes: &[u8], buffer: Option<Place>) {
+        self.set_line(LineField::ArgumentBytes, bytes.len() as u64);
+        if let Some(place) = buffer {
+            self.set(Field::ArgumentOffset, place.at);
+            self.set(Field::ArgumentGeneration, place.generation);
+        } else if bytes.len() <= TINY_BYTES {
+            for (word, part) in self.line[TINY_AT..].iter().zip(bytes.chunks(4)) {
+                let mut four = [0; 4];
+                four[..part.len()].copy_from_slice(part);
+                word.store(u32::from_ne_bytes(four), Relaxed);
+            }
+        } else {
+            store_bytes(&self.words[ARGUMENT_AT..ARGUMENT_AT + INLINE], bytes);
+        }
     }
-    pub(crate) fn set_argument(&self, place: Place) {
-        self.set(Field::ArgumentOffset, place.at);
-        self.set(Field::ArgumentGeneration, place.generation);
-    }
-    pub(crate) fn argument_area(&self) -> &'a [Word64] {
-        &self.0[ARGUMENT_AT..ARGUMENT_AT + INLINE]
+    /// Copies the argument, or says where the buffer is with these many bytes of it.
+    pub(crate) fn argument(&self, into: &mut Vec<u8>) -> Option<(Place, u64)> {
+        let bytes = self.get_line(LineField::ArgumentBytes);
+        into.clear();
+        if bytes > INLINE_BYTES as u64 {
+            let (at, generation) = (self.get(Field::ArgumentOffset), self.get(Field::ArgumentGeneration));
+            return Some((Place { at, generation }, bytes));
+        }
+        let bytes = bytes as usize;
+        if bytes <= TINY_BYTES {
+            for word in &self.line[TINY_AT..] {
+                into.extend_from_slice(&word.load(Relaxed).to_ne_bytes());
+            }
+            into.truncate(bytes);
+        } else {
+            into.resize(bytes, 0);
+            load_bytes(&self.words[ARGUMENT_AT..ARGUMENT_AT + INLINE], into);
+        }
+        None
     }
     pub(crate) fn result_area(&self) -> &'a [Word64] {
-        &self.0[RESULT_AT..RESULT_AT + INLINE]
+        &self.words[RESULT_AT..RESULT_AT + INLINE]
     }
 
     /// The buffer that an area of [`Progress::area`] names.
     pub(crate) fn result_place(&self, area: u8) -> Option<Place> {
         let at = Field::ResultPlaces as usize + 2 * (usize::from(area).checked_sub(1).filter(|&i| i < 2)?);
-        Some(Place { at: self.0[at].load(Relaxed), generation: self.0[at + 1].load(Relaxed) })
+        Some(Place { at: self.words[at].load(Relaxed), generation: self.words[at + 1].load(Relaxed) })
     }
     pub(crate) fn set_result_place(&self, area: u8, place: Place) {
         let at = Field::ResultPlaces as usize + 2 * (usize::from(area) - 1);
-        self.0[at].store(place.at, Relaxed);
-        self.0[at + 1].store(place.generation, Relaxed);
+        self.words[at].store(place.at, Relaxed);
+        self.words[at + 1].store(place.generation, Relaxed);
     }
 
     /// What a panicking task leaves for the case that it does not survive its panic.
@@ -178,12 +252,12 @@ impl<'a> Task<'a> {
         while !words.is_char_boundary(end) {
             end -= 1;
         }
-        store_bytes(&self.0[LAST_WORDS_AT..], &words.as_bytes()[..end]);
+        store_bytes(&self.words[LAST_WORDS_AT..], &words.as_bytes()[..end]);
         self.set(Field::LastWordsBytes, end as u64);
     }
     pub(crate) fn last_words(&self) -> String {
         let mut bytes = vec![0; (self.get(Field::LastWordsBytes) as usize).min(LAST_WORDS * 8)];
-        load_bytes(&self.0[LAST_WORDS_AT..], &mut bytes);
+        load_bytes(&self.words[LAST_WORDS_AT..], &mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
@@ -254,13 +328,17 @@ pub(crate) fn push_record<E: From<TooLong>>(
 ) -> Result<(), E> {
     let start = out.len();
     out.extend_from_slice(&[0; 8]);
-    let written = write(out).and_then(|()| match out.len() - start - 8 {
-        0..=MAX_BODY => Ok(()),
-        _ => Err(TooLong.into()),
-    });
-    if let Err(e) = written {
+    // The result is looked at where it is: errors are large, and to move one that is not there costs more than the rest.
+    match write(out) {
+        Ok(()) => {}
+        Err(e) => {
+            out.truncate(start);
+            return Err(e);
+        }
+    }
+    if out.len() - start - 8 > MAX_BODY {
         out.truncate(start);
-        return Err(e);
+        return Err(TooLong.into());
     }
     let head = (out.len() - start - 8) as u64 | u64::from(item) << 32 | (tag as u64) << 52;
     out[start..start + 8].copy_from_slice(&head.to_le_bytes());
@@ -293,7 +371,8 @@ pub(crate) fn records(bytes: &[u8], count: u32) -> impl Iterator<Item = Result<R
     })
 }
 
-fn split_record(bytes: &[u8], count: u32) -> Option<(Record<'_>, &[u8])> {
+/// The first record, and what is behind it; `None` if it is malformed.
+pub(crate) fn split_record(bytes: &[u8], count: u32) -> Option<(Record<'_>, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     let head = u64::from_le_bytes(*head);
     let length = head as u32 as usize;

@@ -20,11 +20,11 @@
 //! panic). The hook that was there before is called as well.
 
 use super::{
-    slot::{Look, Progress, Ring, Shape},
+    slot::{Look, Progress, Ring, Shape, spins_after},
     trampoline::{self, overwritten},
     wire::{
-        self, BUFFERS, CLOSED_AT, Field, Hello, INLINE_AREA, INLINE_BYTES, MAGIC, MAGIC_AT, MAX_COUNT,
-        MAX_MESSAGE, NOWHERE, PAYLOAD, Tag, Task, TooLong, Welcome, pin_tag,
+        self, BUFFERS, CLOSED_AT, Field, Hello, INLINE_AREA, MAGIC, MAGIC_AT, MAX_MESSAGE, PAYLOAD, Tag,
+        Task, TooLong, Welcome, pin_tag,
     },
 };
 use crate::{
@@ -254,7 +254,7 @@ fn note_panic(info: &PanicHookInfo<'_>) {
     let Some(slot) = slot else { return };
     let message = text_of(info.payload());
     let location = info.location().map(ToString::to_string).unwrap_or_default();
-    if let Some(task) = WORKER.get().and_then(|worker| Task::new(worker.ring().payload(slot))) {
+    if let Some(task) = WORKER.get().and_then(|worker| Task::of(&worker.ring(), slot)) {
         // A panic in a destructor that runs because of a panic: the first one is what happened, the others follow.
         let before = PANIC.with_borrow(|seen| seen.as_ref().map(|_| task.last_words() + "; then "));
         task.set_last_words(&format!("{}panicked at {location}: {message}", before.unwrap_or_default()));
@@ -285,6 +285,8 @@ struct Buffers {
     record: Vec<u8>,
 }
 
+/// More than this is not asked for in advance.
+const EXPECT_WORDS: usize = (1 << 20) / 8;
 /// More than this is given back after each batch.
 const KEEP_BYTES: usize = 1 << 20;
 
@@ -300,50 +302,62 @@ impl Worker {
     fn work(&self) -> ! {
         let ring = self.ring();
         let mut buffers = Buffers::default();
-        let mut spins = self.spins;
+        let mut misses = 0;
+        let mut looked = Instant::now();
         loop {
             let look = match ring.claim(self.index) {
                 Look::Empty if self.is_closed() => std::process::exit(0),
                 // The gap before the next task of a submitter that waits for each is far shorter than a sleep.
                 Look::Empty
-                    if (0..spins).any(|_| {
+                    if (0..spins_after(misses, self.spins)).any(|_| {
                         spin();
                         ring.has_work()
                     }) =>
                 {
-                    spins = self.spins;
+                    misses = 0;
                     continue;
                 }
                 Look::Empty => {
-                    spins = (spins / 2).max(self.spins / 16);
+                    misses += 1;
+                    // Somebody waits for what a slot says that we do, and only we know that we do not.
+                    if looked.elapsed() > LOOK_AGAIN {
+                        looked = Instant::now();
+                        if ring.running_in(self.index).next().is_some() {
+                            std::process::exit(EXIT_DAMAGED);
+                        }
+                    }
                     ring.idle(self.index, LOOK_AGAIN, || !self.is_closed() && !orphaned())
                 }
                 look => look,
             };
             match look {
-                Look::Claimed(slot) if self.batch(&ring, slot, &mut buffers) => {}
-                Look::Claimed(_) | Look::Damaged => std::process::exit(EXIT_DAMAGED),
+                Look::Claimed { slot, lap } if self.batch(&ring, slot, lap, &mut buffers) => {}
+                Look::Claimed { .. } | Look::Damaged => std::process::exit(EXIT_DAMAGED),
                 Look::Empty => {}
             }
         }
     }
 
     /// Runs what is left of a batch. `false`: the slot was overwritten.
-    fn batch(&self, ring: &Ring<'_>, slot: usize, buffers: &mut Buffers) -> bool {
-        let begun = Instant::now();
-        let Some(task) = Task::new(ring.payload(slot)) else { return false };
-        let mut progress = ring.progress(slot);
-        let count = task.get(Field::Count).min(u64::from(MAX_COUNT)) as u32;
-        let code = task.code(self.key);
+    fn batch(&self, ring: &Ring<'_>, slot: usize, lap: u32, buffers: &mut Buffers) -> bool {
+        let Some(task) = Task::of(ring, slot) else { return false };
+        let (count, timed) = task.count();
+        let begun = timed.then(Instant::now);
+        let mut progress = ring.progress(slot, lap);
+        let (code, serial) = (task.code(self.key), task.serial());
         let trampoline = trampoline::resolve(code);
         let fetched = self.fetch(&task, &mut buffers.argument);
         let Buffers { argument, record } = buffers;
         let mut items = wire::records(argument, count);
-        let Some(mut output) = self.output(&task, progress) else { return false };
+        let Some(mut output) = self.output(&task, progress, count) else { return false };
+        TASK.set(Some(slot));
+        if cfg!(panic = "abort") {
+            ABORTS.store(slot as u32 + 1, Relaxed); // read by this task's own threads
+        }
         for item in 0..count {
             let body = match items.next() {
-                Some(Ok(found)) if found.item == item && found.tag == Tag::Argument => Ok(found.body),
-                _ => Err(overwritten()),
+                Some(Ok(found)) if found.item == item && found.tag == Tag::Argument => Some(found.body),
+                _ => None,
             };
             if item < progress.items {
                 continue;
@@ -354,15 +368,15 @@ impl Worker {
                 record,
                 item,
                 guardian: self.guardian,
-                tag: pin_tag(task.get(Field::Serial), item),
+                tag: pin_tag(serial, item),
             };
             call.record.clear();
             let done = match (&trampoline, &fetched, body) {
-                (Err(e), _, _) | (_, Err(e), _) => Err(e.clone()),
-                (_, _, Err(e)) => Err(e),
-                (Ok(trampoline), Ok(()), Ok(body)) => {
+                (Err(e), _, _) | (_, Err(e), _) => Err(Box::new(e.clone())),
+                (_, _, None) => Err(Box::new(overwritten())),
+                (Ok(trampoline), Ok(()), Some(body)) => {
                     call.body = body;
-                    self.guarded(slot, &task, *trampoline, &mut call)
+                    guarded(&task, *trampoline, &mut call)
                 }
             };
             if let Err(e) = done {
@@ -377,75 +391,35 @@ impl Worker {
                 let _ = output.append(&mut progress, record);
             }
             progress.items = item + 1;
-            ring.commit(slot, progress);
+            ring.commit(slot, lap, progress);
         }
+        TASK.set(None);
         drop(items);
         for buffer in [argument, record] {
             if buffer.capacity() > KEEP_BYTES {
                 *buffer = Vec::new();
             }
         }
-        task.set(Field::Nanos, begun.elapsed().as_nanos() as u64);
+        if let Some(begun) = begun {
+            task.set(Field::Nanos, begun.elapsed().as_nanos() as u64);
+        }
         ring.finish(slot, self.index)
-    }
-
-    /// One item; a panic becomes its error.
-    fn guarded(
-        &self,
-        slot: usize,
-        task: &Task<'_>,
-        trampoline: trampoline::Trampoline,
-        call: &mut Call<'_>,
-    ) -> Result<(), TaskError> {
-        if PANIC.take().is_some() {
-            task.set(Field::LastWordsBytes, 0); // the item before caught a panic by itself
-        }
-        TASK.set(Some(slot));
-        if cfg!(panic = "abort") {
-            ABORTS.store(slot as u32 + 1, Relaxed); // read by this task's own threads
-        }
-        // Unwind safe: what the panic left half done is the record, which is cleared, and what the task itself holds.
-        let done = catch_unwind(AssertUnwindSafe(|| trampoline(call)));
-        TASK.set(None);
-        done.unwrap_or_else(|payload| {
-            let seen = PANIC.take().unwrap_or_else(|| Seen {
-                message: text_of(&*payload),
-                location: "an unknown place".into(), // `resume_unwind`, or the task replaced the hook
-                ..Seen::default()
-            });
-            task.set(Field::LastWordsBytes, 0);
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(again); // a payload whose drop panics with a payload ...
-            }
-            let Seen { message, location, backtrace } = seen;
-            Err(TaskError::Panicked { message, location, backtrace, pid: process::pid() })
-        })
     }
 
     /// The argument of a task, in private memory.
     fn fetch(&self, task: &Task<'_>, into: &mut Vec<u8>) -> Result<(), TaskError> {
-        let bytes = usize::try_from(task.get(Field::ArgumentBytes)).map_err(|_| overwritten())?;
-        into.clear();
-        let place = task.argument();
-        if place == NOWHERE {
-            if bytes > INLINE_BYTES {
-                return Err(overwritten());
-            }
-            into.resize(bytes, 0);
-            load_bytes(task.argument_area(), into);
-            return Ok(());
-        }
+        let Some((place, bytes)) = task.argument(into) else { return Ok(()) };
         let object = self.segment.open(place, Kind::Buffer, (Stamp::NONE, "bytes"))?;
-        if bytes.div_ceil(8) > object.w64().len() {
+        if bytes.div_ceil(8) > object.w64().len() as u64 {
             return Err(overwritten());
         }
-        into.resize(bytes, 0);
+        into.resize(bytes as usize, 0);
         load_bytes(object.w64(), into);
         Ok(())
     }
 
     /// The result area as the progress word names it.
-    fn output<'a>(&'a self, task: &Task<'a>, progress: Progress) -> Option<Output<'a>> {
+    fn output<'a>(&'a self, task: &Task<'a>, progress: Progress, count: u32) -> Option<Output<'a>> {
         let buffer = match progress.area {
             INLINE_AREA => None,
             area => {
@@ -453,10 +427,36 @@ impl Worker {
                 Some(self.segment.open(place, Kind::Buffer, (Stamp::NONE, "bytes")).ok()?)
             }
         };
-        let output = Output { worker: self, task: *task, area: progress.area, buffer };
-        (progress.bytes.is_multiple_of(8) && progress.bytes as usize / 8 <= output.words().len())
-            .then_some(output)
+        let output = Output { worker: self, task: *task, area: progress.area, buffer, count };
+        (progress.bytes as usize / 8 <= output.words().len()).then_some(output)
     }
+}
+
+/// One item; a panic becomes its error. (In a box: errors are large, and what is moved for each item should not be.)
+fn guarded(
+    task: &Task<'_>,
+    trampoline: trampoline::Trampoline,
+    call: &mut Call<'_>,
+) -> Result<(), Box<TaskError>> {
+    if PANIC.with_borrow(Option::is_some) {
+        PANIC.take();
+        task.set(Field::LastWordsBytes, 0); // the item before caught a panic by itself
+    }
+    // Unwind safe: what the panic left half done is the record, which is cleared, and what the task itself holds.
+    let done = catch_unwind(AssertUnwindSafe(|| trampoline(call).map_err(Box::new)));
+    done.unwrap_or_else(|payload| {
+        let seen = PANIC.take().unwrap_or_else(|| Seen {
+            message: text_of(&*payload),
+            location: "an unknown place".into(), // `resume_unwind`, or the task replaced the hook
+            ..Seen::default()
+        });
+        task.set(Field::LastWordsBytes, 0);
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(again); // a payload whose drop panics with a payload ...
+        }
+        let Seen { message, location, backtrace } = seen;
+        Err(Box::new(TaskError::Panicked { message, location, backtrace, pid: process::pid() }))
+    })
 }
 
 fn no_memory(e: CreateError) -> TaskError {
@@ -469,6 +469,8 @@ struct Output<'a> {
     task: Task<'a>,
     area: u8,
     buffer: Option<Arc<Object>>,
+    /// Items of the task.
+    count: u32,
 }
 
 impl Output<'_> {
@@ -481,7 +483,11 @@ impl Output<'_> {
         let at = progress.bytes as usize / 8;
         let words = at + record.len() / 8;
         if words > self.words().len() {
-            self.grow(at, words)?;
+            self.grow(
+                at,
+                words,
+                words + (record.len() / 8).saturating_mul((self.count - 1 - progress.items) as usize),
+            )?;
         }
         store_bytes(&self.words()[at..], record);
         progress.bytes += record.len() as u64;
@@ -491,11 +497,12 @@ impl Output<'_> {
 
     /// Moves to a larger buffer. The old one stays pinned until the parent has the results.
     #[cold]
-    fn grow(&mut self, used: usize, needed: usize) -> Result<(), CreateError> {
+    fn grow(&mut self, used: usize, needed: usize, expected: usize) -> Result<(), CreateError> {
         let segment = &self.worker.segment;
-        let words = needed.max(2 * self.words().len()).next_multiple_of(8);
+        // What is expected: as if all records that are to come were like this one.
+        let words = needed.max(2 * self.words().len()).max(expected.min(EXPECT_WORDS)).next_multiple_of(8);
         let buffer = segment.create(Kind::Buffer, Stamp::NONE, 0, words, |_| ())?;
-        segment.pin(&buffer, self.worker.guardian, pin_tag(self.task.get(Field::Serial), BUFFERS))?;
+        segment.pin(&buffer, self.worker.guardian, pin_tag(self.task.serial(), BUFFERS))?;
         for (to, from) in buffer.w64().iter().zip(&self.words()[..used]) {
             to.store(from.load(Relaxed), Relaxed); // our own words; handed over by the commit
         }

@@ -10,7 +10,7 @@
 //! | RUN | n | first of `n` extents that are one block | who frees the block |
 //! | TAIL | head | one of the others | who frees the block |
 //!
-//! **Block state word** (of a slab: in the table at the extent's start; of a run: its first word):
+//! **Block state word** (of a slab: in the table at the extent's start; of a run: in the run table, with its holders):
 //!
 //! | tag | rest | meaning |
 //! |---|---|---|
@@ -31,6 +31,8 @@
 //!    later `X` of the same id.
 //! 4. SLAB extents stay what they are, so an offset once valid for a class stays aligned to it: a stale handle
 //!    reads a record, never the middle of one.
+//!    The memory of a run becomes anything, so what a stale handle may *write* (state, holders) is in the run table,
+//!    in a row that is never used for anything but the run that begins at that extent.
 //! 5. Of a run, the head is published last and freed last; TAIL(h) words exist only while `h` is CLAIMED or RUN.
 //!
 //! Killed here? After a claim: CLAIMED or PENDING of a dead owner, freed by [`Extents::sweep_extent`] and `keep`.
@@ -128,6 +130,8 @@ impl State {
 pub(crate) struct Block {
     /// Offset of the state word.
     pub(crate) state_at: u64,
+    /// Offset of the holder bits.
+    pub(crate) holders_at: u64,
     /// Offset of the record; the block's name in handles.
     pub(crate) at: u64,
     /// Bytes from `at` to the end of the block.
@@ -155,7 +159,7 @@ const fn slab(class: u8) -> (u64, u64) {
     }
 }
 
-/// Where a run's record begins: behind the line of its state word.
+/// Where a run's record begins in its first extent.
 const RUN_RECORD: u64 = 64;
 
 fn class_for(bytes: u64) -> Option<u8> {
@@ -207,7 +211,7 @@ impl<'a> Extents<'a> {
         if !(self.geometry.first_extent..self.geometry.extents).contains(&extent) {
             return None;
         }
-        let (start, within) = (extent * EXTENT, offset % EXTENT);
+        let within = offset % EXTENT;
         match Extent::decode(self.word(extent).load(Acquire))? {
             Extent::Slab(class) => {
                 let (n, first) = slab(class);
@@ -215,13 +219,9 @@ impl<'a> Extents<'a> {
                 let index = within.checked_sub(first)? / size;
                 (index < n && first + index * size == within).then(|| self.slab_block(extent, class, index))
             }
-            Extent::Run(n) if within == RUN_RECORD && extent + n <= self.geometry.extents => Some(Block {
-                state_at: start,
-                at: offset,
-                bytes: n * EXTENT - RUN_RECORD,
-                extent,
-                kind: BlockKind::Run(n),
-            }),
+            Extent::Run(n) if within == RUN_RECORD && extent + n <= self.geometry.extents => {
+                Some(self.run_block(extent, n))
+            }
             _ => None,
         }
     }
@@ -244,11 +244,24 @@ impl<'a> Extents<'a> {
         }
     }
 
+    fn run_block(&self, head: u64, n: u64) -> Block {
+        let row = self.geometry.run_row_at(head);
+        Block {
+            state_at: row,
+            holders_at: row + 8,
+            at: head * EXTENT + RUN_RECORD,
+            bytes: n * EXTENT - RUN_RECORD,
+            extent: head,
+            kind: BlockKind::Run(n),
+        }
+    }
+
     fn slab_block(&self, extent: u64, class: u8, index: u64) -> Block {
         let (_, first) = slab(class);
         let size = SMALLEST << class;
         Block {
             state_at: extent * EXTENT + index * 8,
+            holders_at: extent * EXTENT + first + index * size + record::HOLDERS * 8,
             at: extent * EXTENT + first + index * size,
             bytes: size,
             extent,
@@ -315,7 +328,8 @@ impl<'a> Extents<'a> {
             }
         }
         let extent = self.claim_extents(me, 1)?;
-        self.commit_or_release(me, extent, 1, EXTENT)?;
+        commit(self.observer, extent * EXTENT, EXTENT)
+            .inspect_err(|_| self.release_extents(me, extent, 1))?;
         // An extent that was part of a run has anything in it; nobody else looks before SLAB is there.
         for word in self.bytes.words64(extent * EXTENT, n as usize) {
             clear(word);
@@ -333,7 +347,7 @@ impl<'a> Extents<'a> {
     /// is used again has none: its last user went with the last of them.)
     fn clear_holders(&self, block: &Block) {
         let holders = self.geometry.holder_words() as usize;
-        self.bytes.words64(block.at + record::HOLDERS * 8, holders).iter().for_each(clear);
+        self.bytes.words64(block.holders_at, holders).iter().for_each(clear);
     }
 
     /// The first of `n` neighbouring extents, all CLAIMED(me).
@@ -378,10 +392,6 @@ impl<'a> Extents<'a> {
         }
     }
 
-    fn commit_or_release(&self, me: Owner, start: u64, n: u64, bytes: u64) -> Result<(), CreateError> {
-        commit(self.observer, start * EXTENT, bytes).inspect_err(|_| self.release_extents(me, start, n))
-    }
-
     fn claim_run(&self, me: Owner, bytes: u64) -> Result<Block, CreateError> {
         let total = bytes.checked_add(RUN_RECORD).ok_or(CreateError::Full { bytes })?;
         let n = total.div_ceil(EXTENT);
@@ -389,17 +399,12 @@ impl<'a> Extents<'a> {
             return Err(CreateError::Full { bytes });
         }
         let head = self.claim_extents(me, n)?;
-        self.commit_or_release(me, head, n, total)?;
-        let block = Block {
-            state_at: head * EXTENT,
-            at: head * EXTENT + RUN_RECORD,
-            bytes: n * EXTENT - RUN_RECORD,
-            extent: head,
-            kind: BlockKind::Run(n),
-        };
-        // The state word first: whoever sees RUN reads it.
+        commit(self.observer, self.geometry.run_row_at(head), self.geometry.run_row_bytes())
+            .and_then(|()| commit(self.observer, head * EXTENT, total))
+            .inspect_err(|_| self.release_extents(me, head, n))?;
+        let block = self.run_block(head, n);
+        // The state word first: whoever sees RUN reads it. (The holders are 0 since the last run here went.)
         self.state(&block).store(State::Pending(me).encode(), Relaxed);
-        self.clear_holders(&block);
         for tail in head + 1..head + n {
             self.word(tail).store(Extent::Tail(head).encode(), Release);
         }
@@ -423,7 +428,7 @@ impl<'a> Extents<'a> {
                 }
                 freed
             }
-            BlockKind::Run(n) => {
+            BlockKind::Run(_) => {
                 let mine = State::Pending(me).encode();
                 if from.encode() != mine
                     && word.compare_exchange(from.encode(), mine, AcqRel, Relaxed).is_err()
@@ -431,6 +436,10 @@ impl<'a> Extents<'a> {
                     return false;
                 }
                 let head = block.extent;
+                // Ours now, so it stays what it is; the caller may have seen an older one in its place.
+                let Some(Extent::Run(n)) = Extent::decode(self.word(head).load(Acquire)) else {
+                    return false;
+                };
                 for tail in (head + 1..head + n).rev() {
                     let word = self.word(tail);
                     let _ = word.compare_exchange(

@@ -1,6 +1,6 @@
 //! How long an object lives: as long as a process holds it, or a result that was not delivered yet pins it.
 //!
-//! **Holder bits**: one per slot, in the object's record. A process sets its bit when the first handle to the object
+//! **Holder bits**: one per slot, in the object's record (of a run: in the run table). A process sets its bit when the first handle to the object
 //! appears in it and clears it with the last (the count between is private). **Pins**: rows of the pin table that name
 //! the object; a worker makes one for each handle in a result, and the process that waits for the result (the
 //! guardian) takes it away once it holds the object itself. Both are facts by identity: what a dead process left is
@@ -62,14 +62,18 @@ impl<'a> Keep<'a> {
         self.extents.bytes.w64(block.at + word * 8)
     }
 
+    fn holder_words(&self, block: &Block, i: u64) -> &'a Word64 {
+        self.extents.bytes.w64(block.holders_at + i * 8)
+    }
+
     fn holder_word(&self, block: &Block, slot: u32) -> &'a Word64 {
-        self.record(block, record::HOLDERS + u64::from(slot) / 64)
+        self.holder_words(block, u64::from(slot) / 64)
     }
 
     fn is_held(&self, block: &Block) -> bool {
         let words = self.extents.geometry.holder_words();
         // Acquire: pairs with the Release of a bit that was cleared; what that process pinned before is seen.
-        (0..words).any(|i| self.record(block, record::HOLDERS + i).load(Acquire) != 0)
+        (0..words).any(|i| self.holder_words(block, i).load(Acquire) != 0)
     }
 
     /// Does anything keep the object?
@@ -82,7 +86,7 @@ impl<'a> Keep<'a> {
         let (this, block) = (*self, *block);
         let words = 0..this.extents.geometry.holder_words() as u32;
         words.flat_map(move |i| {
-            let word = this.record(&block, record::HOLDERS + u64::from(i)).load(Relaxed);
+            let word = this.holder_words(&block, u64::from(i)).load(Relaxed);
             (0..64).filter(move |b| word & 1 << b != 0).map(move |b| i * 64 + b)
         })
     }

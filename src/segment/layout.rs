@@ -5,6 +5,7 @@
 //! 4096      process table     one row of 128 bytes per slot, slot 0 unused
 //!           extent table      one word per extent of 1 MiB
 //!           pin table         rows of 64 bytes, given memory as they are used
+//!           run table         one row per extent, given memory as they are used: see `extents`
 //! 1 MiB * k extents           blocks and runs: see `extents`
 //! reserve   end               address space; memory comes extent by extent
 //! ```
@@ -55,6 +56,15 @@ pub(crate) mod header {
 /// Most processes of one segment: the slot part of an owner id has 10 bits, and slot 0 is reserved.
 pub(crate) const MOST_PROCESSES: u32 = 1023;
 
+const fn holder_words(max_processes: u32) -> u64 {
+    max_processes as u64 / 64 + 1
+}
+
+/// Bytes of a row of the run table.
+const fn run_row(max_processes: u32) -> u64 {
+    ((1 + holder_words(max_processes)) * 8).next_multiple_of(32)
+}
+
 /// The offsets of one segment's parts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Geometry {
@@ -66,6 +76,8 @@ pub(crate) struct Geometry {
     pub(crate) extents_at: u64,
     /// The pin table.
     pub(crate) pins_at: u64,
+    /// The run table.
+    pub(crate) runs_at: u64,
     /// Index of the first extent that holds objects; those before it hold the tables.
     pub(crate) first_extent: u64,
     /// Index behind the last extent.
@@ -84,12 +96,15 @@ impl Geometry {
         let extents = reserve / EXTENT;
         let extents_at = (PAGE + (u64::from(max_processes) + 1) * ROW).next_multiple_of(PAGE);
         let pins_at = (extents_at + extents * 8).next_multiple_of(PAGE);
-        let first_extent = (pins_at + PIN_ROWS * PIN_ROW).div_ceil(EXTENT);
+        let runs_at = pins_at + PIN_ROWS * PIN_ROW;
+        let runs_end = runs_at + extents * run_row(max_processes);
+        let first_extent = runs_end.div_ceil(EXTENT);
         (first_extent < extents).then_some(Self {
             reserve,
             max_processes,
             extents_at,
             pins_at,
+            runs_at,
             first_extent,
             extents,
         })
@@ -120,9 +135,20 @@ impl Geometry {
         self.pins_at + index * PIN_ROW
     }
 
+    /// The row of the run that begins at extent `index`: a state word, then holder bits.
+    pub(crate) fn run_row_at(&self, index: u64) -> u64 {
+        debug_assert!(index < self.extents);
+        self.runs_at + index * run_row(self.max_processes)
+    }
+
+    /// Bytes of a row of the run table.
+    pub(crate) fn run_row_bytes(&self) -> u64 {
+        run_row(self.max_processes)
+    }
+
     /// Words of a holder bitmap: one bit per slot.
     pub(crate) fn holder_words(&self) -> u64 {
-        u64::from(self.max_processes) / 64 + 1
+        holder_words(self.max_processes)
     }
 
     /// Bytes of an object's record, which lies before its body.

@@ -89,6 +89,8 @@ mod attached {
         observer: Observer,
         /// Our owner id; 0 in a forked child that has not attached yet.
         identity: ForkAware,
+        /// Set once this is in [`Local`]. Before, it is dropped by an attach that failed, under the lock.
+        registered: OnceLock<()>,
     }
 
     /// What is private to this process.
@@ -178,6 +180,7 @@ mod attached {
                 bytes: Bytes::new(Mapping::new(fd.as_fd(), geometry.reserve as usize)?),
                 observer: Observer::open(fd.as_fd())?,
                 identity: ForkAware::new()?,
+                registered: OnceLock::new(),
             };
             super::extents::commit(&segment.observer, 0, geometry.pins_at)?;
             let header = |at, value| segment.bytes.w64(at).store(value, Relaxed);
@@ -227,6 +230,7 @@ mod attached {
                 bytes,
                 observer: Observer::open(fd.as_fd())?,
                 identity: ForkAware::new()?,
+                registered: OnceLock::new(),
             }
             .attached()?;
             local.segments.insert(id, own);
@@ -237,6 +241,7 @@ mod attached {
         fn attached(self) -> Result<(Arc<Self>, Own), CreateError> {
             let (me, anchor) = self.participants().attach(|me| self.clear_own_slot(me))?;
             self.identity.word().store(me.bits(), Release);
+            self.registered.get_or_init(|| ());
             let segment = Arc::new(self);
             let own = Own {
                 segment: Arc::downgrade(&segment),
@@ -314,6 +319,11 @@ mod attached {
         /// The segment of that id, if this process takes part in it.
         pub(crate) fn by_id(id: u128) -> Option<Arc<Self>> {
             local().ok()?.as_ref()?.segments.get(&id)?.segment.upgrade()
+        }
+
+        /// How many processes can take part at a time.
+        pub(crate) fn places(&self) -> u32 {
+            self.geometry.max_processes
         }
 
         /// To hand to a child: for mapping and reopening only.
@@ -562,6 +572,9 @@ mod attached {
 
     impl Drop for Segment {
         fn drop(&mut self) {
+            if self.registered.get().is_none() {
+                return; // an attach that failed: its caller has the lock
+            }
             // The anchor goes with the record of our part, and with it our slot.
             let Ok(mut local) = local() else { return };
             let own = local.as_mut().and_then(|local| local.segments.remove(&self.id));

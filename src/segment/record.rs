@@ -8,7 +8,7 @@
 //! | 3 | hash of the type's name |
 //! | 4 | 32-bit words (low half) and 64-bit words of the body |
 //! | 5 | 1 once it was ever pinned: who drops it last must look at the pins |
-//! | 6.. | holders: one bit per slot |
+//! | 6.. | holders: one bit per slot (of a run: in the run table instead) |
 //!
 //! Words 0 to 4 are written while the block is PENDING and do not change while it is LIVE; 5 only rises.
 
@@ -70,7 +70,7 @@ impl Stamp {
     /// Of `T`: its name counts by the last segment of each path in it, so that a type may move between modules.
     pub(crate) fn of<T>() -> Self {
         const { assert!(size_of::<T>() <= u32::MAX as usize, "the type is too large") }
-        Self { size: size_of::<T>() as u32, align: align_of::<T>() as u32, name: hash(&short_name::<T>()) }
+        Self { size: size_of::<T>() as u32, align: align_of::<T>() as u32, name: hash_of::<T>() }
     }
 
     pub(crate) fn shape(self) -> u64 {
@@ -78,20 +78,23 @@ impl Stamp {
     }
 }
 
-/// The type's name without the paths in it.
-pub(crate) fn short_name<T>() -> String {
-    let mut short = String::new();
-    for part in
-        std::any::type_name::<T>().split_inclusive(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
-    {
-        short.push_str(part.rsplit("::").next().unwrap_or(part));
-    }
-    short
+/// The parts of the type's name that are not paths, in order.
+fn short_parts<T>() -> impl Iterator<Item = &'static str> {
+    let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+    std::any::type_name::<T>()
+        .split_inclusive(move |c| !is_path(c))
+        .map(|part| part.rsplit("::").next().unwrap_or(part))
 }
 
-/// FNV-1a: fixed across builds.
-fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+/// The type's name without the paths in it.
+pub(crate) fn short_name<T>() -> String {
+    short_parts::<T>().collect()
+}
+
+/// FNV-1a of the short name: fixed across builds, and made without the string, since every new object asks.
+fn hash_of<T>() -> u64 {
+    let bytes = short_parts::<T>().flat_map(str::bytes);
+    bytes.fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

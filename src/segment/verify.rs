@@ -14,8 +14,7 @@
 
 use super::{
     attached::Segment,
-    extents::{Block, Extent, State},
-    keep::Keep,
+    extents::{Extent, State},
     layout::EXTENT,
     owner::Owner,
     record,
@@ -24,6 +23,11 @@ use crate::{
     atomic::{Acquire, Relaxed},
     error::VerifyError,
 };
+
+/// So often damage has to look the same again,
+const SAME_LOOKS: u32 = 2;
+/// and so often we look at most.
+const LOOKS: u32 = 16;
 
 /// What [`crate::verify`] found in a healthy segment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -45,6 +49,21 @@ impl Segment {
     /// See the module.
     pub(crate) fn verify(&self) -> Result<Report, VerifyError> {
         self.forget_dead()?;
+        // What others changed while we looked (a block that became a run between two words of it) does not look the
+        // same the next time; damage does.
+        let (mut found, mut same) = (self.look(), 0);
+        for _ in 0..LOOKS {
+            if found.is_ok() || same == SAME_LOOKS {
+                break;
+            }
+            let again = self.look();
+            same = if again == found { same + 1 } else { 0 };
+            found = again;
+        }
+        found
+    }
+
+    fn look(&self) -> Result<Report, VerifyError> {
         let me = self.me()?;
         let (extents, keep) = (self.extents(), self.keep(me));
         let mut report = Report {
@@ -59,7 +78,7 @@ impl Segment {
             let at = self.geometry().extent_word_at(index);
             let extent = Extent::decode(extents.word(index).load(Acquire))
                 .ok_or(wrong("an unknown extent word", at))?;
-            if tails.contains(&index) && extent != Extent::Tail(head) && self.is_hole(head, index) {
+            if tails.contains(&index) && extent != Extent::Tail(head) && self.is_live(head) {
                 return Err(wrong("a run with a hole", at));
             }
             match extent {
@@ -91,7 +110,7 @@ impl Segment {
                         if self.geometry().record_bytes() + body > block.bytes {
                             return Err(wrong("a record that does not fit", block.at));
                         }
-                        if keep.holders(&block).any(|slot| self.is_stray(keep, &block, slot)) {
+                        if keep.holders(&block).any(|slot| !self.participants().has_marks(slot)) {
                             return Err(wrong("held by a slot that nobody has", block.at));
                         }
                         match keep.is_kept(&block) {
@@ -110,21 +129,10 @@ impl Segment {
         self.participants().has_marks(owner.slot()) || self.is_alive(owner).unwrap_or(true)
     }
 
-    /// A hold of a slot without marks. Looks again, because both go when the slot is cleared.
-    fn is_stray(&self, keep: Keep<'_>, block: &Block, slot: u32) -> bool {
-        let unmarked = || !self.participants().has_marks(slot);
-        unmarked() && keep.holders(block).any(|holder| holder == slot) && unmarked()
-    }
-
-    /// Extent `index` should belong to the run at `head`. Is it really another's, and is that run not on its way?
-    fn is_hole(&self, head: u64, index: u64) -> bool {
+    /// Is there a whole run at `head`, not one that is being made or taken apart?
+    fn is_live(&self, head: u64) -> bool {
         let extents = self.extents();
-        let is_whole = || {
-            let state = extents.blocks(head).next().map(|block| extents.state(&block).load(Acquire));
-            state == Some(State::Live.encode())
-        };
-        let is_tail = || Extent::decode(extents.word(index).load(Acquire)) == Some(Extent::Tail(head));
-        // Twice: the run may have gone and another may stand there since.
-        (0..2).all(|_| is_whole() && !is_tail())
+        let state = extents.blocks(head).next().map(|block| extents.state(&block).load(Acquire));
+        state == Some(State::Live.encode())
     }
 }

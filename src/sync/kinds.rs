@@ -83,6 +83,16 @@ pub(crate) trait Excludes: Placed {
     fn release(object: &Object, held: &Held);
 }
 
+/// [`Placed::try_exclusive`] of a kind that excludes.
+fn try_under_lock<L: Excludes>(object: &Object, read: &mut dyn FnMut()) -> bool {
+    let held = L::acquire(object, Some(Duration::ZERO));
+    if let Ok(held) = &held {
+        read();
+        L::release(object, held);
+    }
+    held.is_ok()
+}
+
 /// A lock that was acquired.
 #[derive(Debug)]
 #[must_use = "the lock stays taken until it is released"]
@@ -152,14 +162,7 @@ impl Placed for Robust {
     }
 
     fn try_exclusive(object: &Object, read: &mut dyn FnMut()) -> bool {
-        match Self::acquire(object, Some(Duration::ZERO)) {
-            Ok(held) => {
-                read();
-                Self::release(object, &held);
-                true
-            }
-            Err(_) => false,
-        }
+        try_under_lock::<Self>(object, read)
     }
 }
 
@@ -255,14 +258,7 @@ mod raw_sync {
         }
 
         fn try_exclusive(object: &Object, read: &mut dyn FnMut()) -> bool {
-            match Self::acquire(object, Some(Duration::ZERO)) {
-                Ok(held) => {
-                    read();
-                    Self::release(object, &held);
-                    true
-                }
-                Err(_) => false,
-            }
+            try_under_lock::<Self>(object, read)
         }
     }
 

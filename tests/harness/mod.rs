@@ -29,10 +29,10 @@ use std::{
 const WATCHDOG: Duration = Duration::from_secs(240);
 
 /// One test: a name, and what runs in a process of its own.
-pub type Test = (&'static str, fn());
+pub(crate) type Test = (&'static str, fn());
 
 /// Runs the tests that the command line asks for; the process's exit code says whether all passed.
-pub fn run(tests: &[Test]) -> ! {
+pub(crate) fn run(tests: &[Test]) -> ! {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let names: Vec<&String> = args.iter().filter(|a| !a.starts_with("--")).collect();
     let chosen = |name: &str| names.is_empty() || names.iter().any(|wish| name.contains(wish.as_str()));
@@ -96,12 +96,7 @@ fn run_one(test: fn()) -> Result<(), String> {
     };
     // Whatever is still in the test's group goes with it, and is waited for.
     let _ = rustix::process::kill_process_group(child.pid, Signal::KILL);
-    loop {
-        match rustix::process::waitpid(None, WaitOptions::empty()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => break,
-        }
-    }
+    while let Ok(_) | Err(Errno::INTR) = rustix::process::waitpid(None, WaitOptions::empty()) {}
     child.reaped = true;
     result
 }
@@ -109,7 +104,7 @@ fn run_one(test: fn()) -> Result<(), String> {
 static STAGE: std::sync::OnceLock<&'static [AtomicU64]> = std::sync::OnceLock::new();
 
 /// Says where the test is, for the report of a hang. Works in children of the test, too.
-pub fn stage(text: &str) {
+pub(crate) fn stage(text: &str) {
     let Some(words) = STAGE.get() else { return };
     let mut bytes = [0u8; 256];
     let n = text.len().min(bytes.len());
@@ -125,7 +120,7 @@ fn read_stage(words: &[AtomicU64]) -> String {
 }
 
 /// A fresh page of words, zero, shared with all children that are forked from now on. Never unmapped.
-pub fn words() -> &'static [AtomicU64] {
+pub(crate) fn words() -> &'static [AtomicU64] {
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
     let base = unsafe {
         libc::mmap(
@@ -144,26 +139,26 @@ pub fn words() -> &'static [AtomicU64] {
 
 /// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub(crate) enum End {
     Exit(i32),
     Signal(i32),
 }
 
 impl End {
-    pub fn was_killed(self) -> bool {
+    pub(crate) fn was_killed(self) -> bool {
         self == End::Signal(libc::SIGKILL)
     }
 }
 
 /// A process of ours; killed and reaped on drop.
 #[derive(Debug)]
-pub struct Child {
-    pub pid: Pid,
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
     reaped: bool,
 }
 
 /// Runs `body` in a forked child, which then exits without running any destructor: 0, or 101 if it panicked.
-pub fn fork(body: impl FnOnce()) -> Child {
+pub(crate) fn fork(body: impl FnOnce()) -> Child {
     spawn(false, body)
 }
 
@@ -191,20 +186,20 @@ fn spawn(own_group: bool, body: impl FnOnce()) -> Child {
 }
 
 /// Ends the process here and now, without destructors or handlers.
-pub fn exit_now(code: i32) -> ! {
+pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(code) }
 }
 
 /// As `kill -9` by another.
-pub fn die() -> ! {
+pub(crate) fn die() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
     unreachable!("killed")
 }
 
 impl Child {
     /// Waits for its end.
-    pub fn end(&mut self) -> End {
+    pub(crate) fn end(&mut self) -> End {
         loop {
             match rustix::process::waitpid(Some(self.pid), WaitOptions::empty()) {
                 Ok(Some((_, status))) => {
@@ -222,13 +217,13 @@ impl Child {
     }
 
     /// It has to end well.
-    pub fn succeeds(mut self, what: &str) {
+    pub(crate) fn succeeds(mut self, what: &str) {
         let end = self.end();
         assert_eq!(end, End::Exit(0), "{what}");
     }
 
     /// Waits until it stops (`None`) or ends.
-    pub fn stops_or_ends(&mut self) -> Option<End> {
+    pub(crate) fn stops_or_ends(&mut self) -> Option<End> {
         loop {
             match rustix::process::waitpid(Some(self.pid), WaitOptions::UNTRACED) {
                 Ok(Some((_, status))) if status.stopped() => return None,
@@ -246,28 +241,28 @@ impl Child {
         }
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         rustix::process::kill_process(self.pid, signal).expect("our own child");
     }
 
     /// SIGKILL, and waits until it is gone.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.end();
     }
 
     /// SIGSTOP, and waits until it has stopped.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.signal(Signal::STOP);
         assert_eq!(self.stops_or_ends(), None, "it was to stop");
     }
 
-    pub fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         self.signal(Signal::CONT);
     }
 
     /// Does it end within that time? It is not reaped.
-    pub fn ends_within(&self, limit: Duration) -> bool {
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
         let pidfd = rustix::process::pidfd_open(self.pid, PidfdFlags::empty()).expect("our own child");
         let begin = Instant::now();
         loop {
@@ -282,7 +277,7 @@ impl Child {
     }
 
     /// Is it asleep in a futex wait at this moment, and is that sleep bounded?
-    pub fn sleep(&self) -> Option<Sleep> {
+    pub(crate) fn sleep(&self) -> Option<Sleep> {
         let text = std::fs::read_to_string(format!("/proc/{}/syscall", self.pid.as_raw_nonzero())).ok()?;
         let mut fields = text.split_ascii_whitespace();
         let number: i64 = fields.next()?.parse().ok()?;
@@ -295,14 +290,14 @@ impl Child {
     }
 
     /// Is it still there (not a zombie)?
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         !self.ends_within(Duration::ZERO)
     }
 }
 
 /// A sleep in a futex.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sleep {
+pub(crate) enum Sleep {
     Bounded,
     Unbounded,
 }
@@ -318,24 +313,24 @@ impl Drop for Child {
 
 /// A pipe of whole numbers, between any processes that were forked after it was made.
 #[derive(Debug)]
-pub struct Line {
+pub(crate) struct Line {
     from: OwnedFd,
     to: OwnedFd,
 }
 
 impl Line {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (from, to) = rustix::pipe::pipe().expect("pipe");
         Self { from, to }
     }
 
-    pub fn send(&self, n: u64) {
+    pub(crate) fn send(&self, n: u64) {
         let sent = rustix::io::retry_on_intr(|| rustix::io::write(&self.to, &n.to_ne_bytes()));
         assert_eq!(sent, Ok(8));
     }
 
     /// Waits for the next one.
-    pub fn receive(&self) -> u64 {
+    pub(crate) fn receive(&self) -> u64 {
         let mut bytes = [0; 8];
         let got = rustix::io::retry_on_intr(|| rustix::io::read(&self.from, &mut bytes));
         assert_eq!(got, Ok(8));
@@ -343,14 +338,14 @@ impl Line {
     }
 
     /// Is there one?
-    pub fn has_some(&self) -> bool {
+    pub(crate) fn has_some(&self) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut [PollFd::new(&self.from, PollFlags::IN)], Some(&now)) == Ok(1)
     }
 }
 
 /// Until `what` is true. The runner's watchdog ends it if that never happens.
-pub fn until(what: impl Fn() -> bool) {
+pub(crate) fn until(what: impl Fn() -> bool) {
     while !what() {
         std::thread::yield_now();
     }
@@ -358,11 +353,11 @@ pub fn until(what: impl Fn() -> bool) {
 
 /// A seeded sequence (splitmix64), the same on every machine.
 #[derive(Debug)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// Seeded by `ALLMEND_SEED`, else anew each time; says which.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let given = std::env::var("ALLMEND_SEED").ok().and_then(|s| s.parse().ok());
         let seed = given.unwrap_or_else(|| {
             std::time::SystemTime::now()
@@ -373,11 +368,11 @@ impl Random {
         Self(seed)
     }
 
-    pub fn seeded(seed: u64) -> Self {
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -385,7 +380,7 @@ impl Random {
     }
 
     /// Below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 }

@@ -70,14 +70,13 @@ impl World {
         let mut laps = self.desk.lock().unwrap();
         laps[slot] += 1;
         ring.payload(slot)[0].store(task as u64 + 1, Relaxed);
-        ring.commit(slot, Progress::default());
         assert!(ring.publish(slot, laps[slot]), "there is room");
         laps[slot]
     }
 
     fn wait(&self, slot: usize, lap: u32) {
         while self.ring().wait(slot, lap, 0, FOR_EVER) != Waited::Done {}
-        assert_eq!(self.ring().progress(slot).items, ITEMS, "all is over");
+        assert_eq!(self.ring().progress(slot, lap).items, ITEMS, "all is over");
     }
 
     fn free(&self, slot: usize, lap: u32) {
@@ -101,22 +100,22 @@ impl World {
                 look => look,
             };
             match look {
-                Look::Claimed(slot) => self.run(slot, me),
+                Look::Claimed { slot, lap } => self.run(slot, lap, me),
                 Look::Empty => {}
                 Look::Damaged => panic!("damaged"),
             }
         }
     }
 
-    fn run(&self, slot: usize, me: u32) {
+    fn run(&self, slot: usize, lap: u32, me: u32) {
         let ring = self.ring();
         let task = ring.payload(slot)[0].load(Relaxed) as usize;
         assert!(task > 0, "the task was handed over");
-        let mut progress = ring.progress(slot);
+        let mut progress = ring.progress(slot, lap);
         while progress.items < ITEMS {
             self.truth.lock().unwrap().ran[task - 1][progress.items as usize] += 1;
             progress.items += 1;
-            ring.commit(slot, progress);
+            ring.commit(slot, lap, progress);
         }
         if self.first_waits && task == 1 {
             while ring.wait(1, 1, 0, FOR_EVER) == Waited::NotYet {}
@@ -127,15 +126,16 @@ impl World {
     /// What the desk does for a dead worker.
     fn bury(&self, dead: u32) {
         let ring = self.ring();
-        let _laps = self.desk.lock().unwrap();
+        let laps = self.desk.lock().unwrap();
         let slots: Vec<usize> = ring.running_in(dead).collect();
         for slot in slots {
+            let lap = laps[slot];
             let task = ring.payload(slot)[0].load(Relaxed) as usize;
-            let mut progress = ring.progress(slot);
+            let mut progress = ring.progress(slot, lap);
             if progress.items < ITEMS {
                 self.truth.lock().unwrap().lost[task - 1][progress.items as usize] += 1;
                 progress.items += 1;
-                ring.commit(slot, progress);
+                ring.commit(slot, lap, progress);
                 if progress.items < ITEMS {
                     assert!(ring.requeue(slot, dead), "there is room");
                     continue;
@@ -303,8 +303,8 @@ fn ring_for_two() {
                 futex::wake(&asleep, 1);
                 true
             });
-            if let Look::Claimed(slot) = look {
-                world.run(slot, 1);
+            if let Look::Claimed { slot, lap } = look {
+                world.run(slot, lap, 1);
             }
             world.live(1);
         }
@@ -322,8 +322,8 @@ fn ring_for_two() {
             world.close();
         }
     });
-    if let Look::Claimed(slot) = world.ring().idle(0, FOR_EVER, || true) {
-        world.run(slot, 0);
+    if let Look::Claimed { slot, lap } = world.ring().idle(0, FOR_EVER, || true) {
+        world.run(slot, lap, 0);
     }
     world.live(0);
     parent.join().unwrap();
@@ -338,7 +338,7 @@ fn old_entry() {
     let lap = world.queue(0, 0);
     world.ring().state_word(0).store(State::ready(lap).claimed(0).0, Relaxed);
     world.truth.lock().unwrap().lost[0] = [1; 2];
-    world.ring().commit(0, Progress { items: ITEMS, ..Progress::default() });
+    world.ring().commit(0, lap, Progress { items: ITEMS, ..Progress::default() });
     assert!(world.ring().finish(0, 0));
     world.free(0, lap);
     let worker = thread::spawn({
@@ -413,8 +413,8 @@ fn mutation_a_claim_that_skips() {
 }
 
 #[test]
-fn mutation_tail_before_ready() {
-    must_fail(Mutation::TailBeforeReady, "deadlock", || {
+fn mutation_entry_before_ready() {
+    must_fail(Mutation::EntryBeforeReady, "deadlock", || {
         explore(3, || {
             recycled_slot(None);
         });
@@ -423,7 +423,7 @@ fn mutation_tail_before_ready() {
 
 #[test]
 fn mutation_ready_hands_nothing_over() {
-    must_fail(Mutation::RelaxedReady, "all is over", || {
+    must_fail(Mutation::RelaxedReady, "Truth", || {
         explore(3, old_entry);
     });
 }

@@ -58,26 +58,64 @@ proptest! {
 
     #[test]
     fn arbitrary_tasks_are_read_within_their_bounds(
+        line in proptest::collection::vec(any::<u32>(), 15),
         words in proptest::collection::vec(any::<u64>(), PAYLOAD - 1),
         area in any::<u8>(),
         key in any::<u64>(),
     ) {
+        let line: Vec<Word32> = line.into_iter().map(Word32::new).collect();
         let words: Vec<Word64> = words.into_iter().map(Word64::new).collect();
-        let task = Task::new(&words).unwrap();
+        let task = Task::new(&line, &words).unwrap();
+        let mut argument = Vec::new();
+        prop_assert!(task.argument(&mut argument).is_some() || argument.len() <= INLINE_BYTES);
+        prop_assert!(task.count().0 <= MAX_COUNT);
         prop_assert!(task.last_words().len() <= 3 * LAST_WORDS * 8);
         prop_assert_eq!(task.result_place(area).is_some(), area == 1 || area == 2);
         prop_assert_eq!(task.code(key), None, "no seal by chance");
         task.set_code(key, 1, 2);
         prop_assert!(task.code(key).is_some());
         prop_assert_eq!(task.code(key ^ 1), None);
-        task.set(Field::Function, 3);
+        task.set_line(LineField::Function, 3);
         prop_assert_eq!(task.code(key), None);
+    }
+
+    #[test]
+    fn fields_of_a_task_do_not_overlap(
+        bytes in proptest::collection::vec(any::<u8>(), 0..=INLINE_BYTES),
+        serial in any::<u64>(),
+        count in 1..MAX_COUNT,
+        timed in any::<bool>(),
+    ) {
+        let line: Vec<Word32> = (0..15).map(|_| Word32::new(u32::MAX)).collect();
+        let words: Vec<Word64> = (0..PAYLOAD - 1).map(|_| Word64::new(u64::MAX)).collect();
+        let task = Task::new(&line, &words).unwrap();
+        let place = Place { at: 5, generation: 6 };
+        task.set_argument(&bytes, None);
+        task.set_code(1, 2, 3);
+        task.set_count(serial, count, timed);
+        for area in [1, 2] {
+            task.set_result_place(area, place);
+        }
+        task.set(Field::Nanos, 4);
+        task.set(Field::LastWordsBytes, 7);
+        store_bytes(task.result_area(), &[0; INLINE_BYTES]);
+        let mut argument = vec![1; 3];
+        prop_assert_eq!(task.argument(&mut argument), None);
+        prop_assert_eq!(argument, bytes);
+        prop_assert_eq!(task.code(1).map(|code| (code.trampoline(), code.function())), Some((2, 3)));
+        prop_assert_eq!((task.serial(), task.count()), (serial, (count, timed)));
+        prop_assert_eq!((task.result_place(1), task.result_place(2)), (Some(place), Some(place)));
+        prop_assert_eq!((task.get(Field::Nanos), task.get(Field::LastWordsBytes)), (4, 7));
+        task.set_argument(&[9; INLINE_BYTES + 1], Some(place));
+        prop_assert_eq!(task.argument(&mut Vec::new()), Some((place, INLINE_BYTES as u64 + 1)));
+        prop_assert_eq!((task.result_place(1), task.get(Field::LastWordsBytes)), (Some(place), 7));
     }
 
     #[test]
     fn last_words_are_cut_at_a_character(text in "\\PC{0,300}") {
         let words: Vec<Word64> = (0..PAYLOAD - 1).map(|_| Word64::new(u64::MAX)).collect();
-        let task = Task::new(&words).unwrap();
+        let line: Vec<Word32> = (0..15).map(|_| Word32::new(u32::MAX)).collect();
+        let task = Task::new(&line, &words).unwrap();
         task.set_last_words(&text);
         let back = task.last_words();
         prop_assert!(text.starts_with(&back));
@@ -85,9 +123,11 @@ proptest! {
     }
 
     #[test]
-    fn progress_fits_into_a_word(items in 0..Progress::MAX_ITEMS, area in 0..4u8, bytes in 0..1u64 << 42) {
-        let progress = Progress { items, area, bytes };
-        prop_assert_eq!(Progress::from_bits(progress.bits()), progress);
+    fn progress_fits_into_a_word(items in 0..Progress::MAX_ITEMS, area in 0..4u8, words in 0..1u64 << 39, lap in any::<u32>()) {
+        let progress = Progress { items, area, bytes: 8 * words };
+        prop_assert_eq!(Progress::from_bits(progress.bits(lap), lap), progress);
+        let later = lap.wrapping_add(1);
+        prop_assert_eq!(Progress::from_bits(progress.bits(lap), later), Progress::default(), "of another lap");
     }
 }
 
