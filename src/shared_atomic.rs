@@ -133,7 +133,11 @@ impl<T: Atomic> SharedAtomic<T> {
     /// Reads (acquires).
     #[inline]
     pub fn load(&self) -> T {
-        T::from_word(self.word().load(Acquire))
+        let read = || T::from_word(word(&self.object).load(Acquire));
+        if self.object.holder_now().is_none() {
+            return self.object.inherit_to_look(read);
+        }
+        read()
     }
 
     /// Writes (releases).

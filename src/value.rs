@@ -116,13 +116,17 @@ impl<T: Pod, L: LockKind> SharedValue<T, L> {
     #[inline]
     pub fn get(&self) -> T {
         if self.object.holder_now().is_none() {
-            self.object.inherit();
+            return self.object.inherit_to_look(|| self.read());
         }
+        self.read()
+    }
+
+    #[inline(always)]
+    fn read(&self) -> T {
         let mut value = T::zeroed();
-        if self.cell().read_once(bytemuck::bytes_of_mut(&mut value)) {
-            return value;
+        if !self.cell().read_once(bytemuck::bytes_of_mut(&mut value)) {
+            self.get_again(&mut value);
         }
-        self.get_again(&mut value);
         value
     }
 
@@ -310,7 +314,8 @@ impl<T: Pod, L: RawLock> ValueGuard<'_, T, L> {
     }
 
     /// The process that died holding this lock before us, if one did. The value is whole; this is for programs whose
-    /// value describes something outside. 0 if it is not known which process it was.
+    /// value describes something outside. 0 if it is not known which process it was. Told once, to whoever takes the
+    /// lock first: that can also be a `set`, or a `get` that was overtaken by many writers.
     pub fn inherited(&self) -> Option<u32> {
         self.held.inherited
     }

@@ -22,7 +22,7 @@ use super::{
     worker::codec,
 };
 use crate::{
-    atomic::{Acquire, Private32, Private64, Relaxed, Release, SeqCst, fence},
+    atomic::{AcqRel, Acquire, Private32, Private64, Relaxed, Release, SeqCst, fence},
     error::{PoolError, TaskError},
     os::process::Bell,
     segment::{
@@ -100,6 +100,7 @@ impl Results {
         let rest = &self.bytes[self.at..];
         let Some((record, behind)) = wire::split_record(rest, job.count).filter(|(r, _)| r.item == item)
         else {
+            job.unpin(item); // what it pinned before its record failed to appear
             return Err(self.end.clone().unwrap_or_else(lost_result));
         };
         self.at = self.bytes.len() - behind.len();
@@ -429,6 +430,10 @@ impl Parent {
         {
             copy(buffer.w64());
         }
+        if progress.items < job.count {
+            job.unpin(progress.items); // the pool ended in the middle of this item
+            outcome.buried = true;
+        }
         if outcome.buried || [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
             job.unpin(BUFFERS);
         }
@@ -487,14 +492,16 @@ impl Parent {
 
     /// Takes the results that nobody waits for. Are there such tasks still?
     pub(crate) fn sweep(&self) -> bool {
-        if self.detached.load(Relaxed) == 0 {
+        // Before the look: a detach that comes later is seen by the next sweep.
+        if self.detached.load(Relaxed) == 0 || self.detached.swap(0, AcqRel) == 0 {
             return false;
         }
         let mut desk = self.desk();
         self.collect_done(&mut desk);
-        let left = desk.jobs.iter().flatten().any(|job| Arc::strong_count(job) == 1);
-        if !left {
-            self.detached.store(0, Relaxed); // one that comes now is counted at the next detach
+        // Any job, not those that nobody has any more: a future that is just being dropped still has its own.
+        let left = desk.jobs.iter().flatten().next().is_some();
+        if left {
+            self.detached.fetch_add(1, Relaxed);
         }
         left
     }
@@ -529,6 +536,9 @@ impl Parent {
             job.outcome().buried = true;
             if progress.items < job.count {
                 let words = task.map(|task| task.last_words()).unwrap_or_default();
+                if let Some(task) = task {
+                    task.set(Field::LastWordsBytes, 0); // they were this death's, not the next one's
+                }
                 job.outcome().results.dead.push_back((progress.items, death(words)));
                 job.unpin(progress.items); // handles of a result that was not committed
                 progress.items += 1;

@@ -193,8 +193,11 @@ impl Pool {
         Self { handle: Arc::clone(&self.handle), chunk: Some(items.max(1)) }
     }
 
-    /// Process ids of the workers, for display. One that died and is not replaced yet is left out.
+    /// Process ids of the workers, for display. One that died and is not replaced yet is left out. None in a forked child.
     pub fn workers(&self) -> Vec<u32> {
+        if !self.parent().is_ours() {
+            return Vec::new(); // before the lock, which a thread that is not here may hold
+        }
         self.parent().pids.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().copied().collect()
     }
 }

@@ -147,9 +147,9 @@ where
         self.fill();
         let job = self.window.front()?;
         if !self.pool.parent().wait(job, None) {
-            // A forked child: the items that were under way are the parent's.
-            self.window.clear();
-            return None;
+            // A forked child: the items that were under way are the parent's, and each is told so here.
+            let lost: u32 = self.window.iter().map(|job| job.count()).sum();
+            self.window = (0..lost).map(|_| Job::failed(TaskError::Closed)).collect();
         }
         let job = self.window.pop_front()?;
         self.adapt(job.count() as usize, job.time());

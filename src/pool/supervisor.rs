@@ -32,7 +32,7 @@ use crate::{
     segment::owner::Owner,
     sync::word,
 };
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::{
     ffi::{CStr, CString, OsStr, OsString},
     panic::{AssertUnwindSafe, catch_unwind},

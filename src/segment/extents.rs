@@ -219,7 +219,7 @@ impl<'a> Extents<'a> {
                 let index = within.checked_sub(first)? / size;
                 (index < n && first + index * size == within).then(|| self.slab_block(extent, class, index))
             }
-            Extent::Run(n) if within == RUN_RECORD && extent + n <= self.geometry.extents => {
+            Extent::Run(n) if within == RUN_RECORD && n <= self.geometry.extents - extent => {
                 Some(self.run_block(extent, n))
             }
             _ => None,
@@ -334,20 +334,12 @@ impl<'a> Extents<'a> {
         for word in self.bytes.words64(extent * EXTENT, n as usize) {
             clear(word);
         }
-        (0..n).for_each(|index| self.clear_holders(&self.slab_block(extent, class, index)));
         // The first block is ours before anybody else can take it.
         let block = self.slab_block(extent, class, 0);
         self.state(&block).store(State::Pending(me).encode(), Relaxed);
         self.word(extent).store(Extent::Slab(class).encode(), Release);
         hints.cursor[c] = Cursor { extent, index: 1 };
         Ok(block)
-    }
-
-    /// Memory that was the body of another object has anything where the holders of this one will be. (A block that
-    /// is used again has none: its last user went with the last of them.)
-    fn clear_holders(&self, block: &Block) {
-        let holders = self.geometry.holder_words() as usize;
-        self.bytes.words64(block.holders_at, holders).iter().for_each(clear);
     }
 
     /// The first of `n` neighbouring extents, all CLAIMED(me).
@@ -403,7 +395,7 @@ impl<'a> Extents<'a> {
             .and_then(|()| commit(self.observer, head * EXTENT, total))
             .inspect_err(|_| self.release_extents(me, head, n))?;
         let block = self.run_block(head, n);
-        // The state word first: whoever sees RUN reads it. (The holders are 0 since the last run here went.)
+        // The state word first: whoever sees RUN reads it.
         self.state(&block).store(State::Pending(me).encode(), Relaxed);
         for tail in head + 1..head + n {
             self.word(tail).store(Extent::Tail(head).encode(), Release);
@@ -437,8 +429,9 @@ impl<'a> Extents<'a> {
                 }
                 let head = block.extent;
                 // Ours now, so it stays what it is; the caller may have seen an older one in its place.
-                let Some(Extent::Run(n)) = Extent::decode(self.word(head).load(Acquire)) else {
-                    return false;
+                let n = match Extent::decode(self.word(head).load(Acquire)) {
+                    Some(Extent::Run(n)) if n <= self.geometry.extents - head => n,
+                    _ => return false, // overwritten
                 };
                 for tail in (head + 1..head + n).rev() {
                     let word = self.word(tail);
@@ -478,7 +471,7 @@ impl<'a> Extents<'a> {
 }
 
 /// Most words are zero already: those are not written.
-fn clear(word: &Word64) {
+pub(crate) fn clear(word: &Word64) {
     if word.load(Relaxed) != 0 {
         word.store(0, Relaxed);
     }

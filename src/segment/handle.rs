@@ -15,42 +15,68 @@
 use super::{Kind, Object, Place, Segment, Stamp, owner::Owner};
 use crate::error::HandleError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
-use std::{cell::RefCell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
+#[derive(Clone, Copy)]
 enum Scope {
-    Argument(Vec<Arc<Object>>),
+    Outside,
+    Argument,
     Result { guardian: Owner, tag: u64 },
     Decode,
 }
 
 thread_local! {
-    static SCOPE: RefCell<Option<Scope>> = const { RefCell::new(None) };
+    // Entered and left for each item of each task, in which there is a handle seldom: so these three have no
+    // destructors, and the two that have are looked at only when a flag says that there is something in them.
+    static SCOPE: Cell<Scope> = const { Cell::new(Scope::Outside) };
+    static HAS_KEPT: Cell<bool> = const { Cell::new(false) };
+    static HAS_FAILED: Cell<bool> = const { Cell::new(false) };
+    static KEPT: RefCell<Vec<Arc<Object>>> = const { RefCell::new(Vec::new()) };
     static FAILURE: RefCell<Option<HandleError>> = const { RefCell::new(None) };
 }
 
+fn take_kept() -> Vec<Arc<Object>> {
+    if HAS_KEPT.replace(false) { KEPT.take() } else { Vec::new() }
+}
+
 /// Puts the previous scope back, also when serde's or a user's code panics.
-struct Restore(Option<Scope>);
+struct Restore {
+    scope: Scope,
+    kept: Vec<Arc<Object>>,
+}
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        SCOPE.set(self.0.take());
+        SCOPE.set(self.scope);
+        drop(take_kept()); // what a panic left
+        if !self.kept.is_empty() {
+            KEPT.set(std::mem::take(&mut self.kept));
+            HAS_KEPT.set(true);
+        }
     }
 }
 
-fn within<R>(scope: Scope, f: impl FnOnce() -> R) -> (R, Option<Scope>, Option<HandleError>) {
-    FAILURE.take();
-    let outer = Restore(SCOPE.replace(Some(scope)));
+fn within<R>(scope: Scope, f: impl FnOnce() -> R) -> (R, Vec<Arc<Object>>, Option<HandleError>) {
+    HAS_FAILED.set(false);
+    let outer = Restore { scope: SCOPE.replace(scope), kept: take_kept() };
     let result = f();
-    let scope = SCOPE.take();
+    let kept = take_kept();
     drop(outer);
-    (result, scope, FAILURE.take())
+    let failure = if HAS_FAILED.replace(false) { FAILURE.take() } else { None };
+    (result, kept, failure)
+}
+
+fn failed(e: &HandleError) {
+    FAILURE.set(Some(e.clone()));
+    HAS_FAILED.set(true);
 }
 
 /// Runs `f`, which serialises a task's argument; gives the objects that the submitter must keep.
 pub(crate) fn encode_argument<R>(f: impl FnOnce() -> R) -> (R, Vec<Arc<Object>>, Option<HandleError>) {
-    let (result, scope, failure) = within(Scope::Argument(Vec::new()), f);
-    let kept = if let Some(Scope::Argument(kept)) = scope { kept } else { Vec::new() };
-    (result, kept, failure)
+    within(Scope::Argument, f)
 }
 
 /// Runs `f`, which serialises a task's result; each handle in it is pinned for `guardian` under `tag`.
@@ -74,18 +100,19 @@ struct Name {
 
 /// For the `Serialize` of every handle.
 pub(crate) fn serialize<S: Serializer>(object: &Arc<Object>, serializer: S) -> Result<S::Ok, S::Error> {
-    let kept = SCOPE.with_borrow_mut(|scope| match scope {
-        Some(Scope::Argument(kept)) => {
-            kept.push(Arc::clone(object));
+    let kept = match SCOPE.get() {
+        Scope::Argument => {
+            KEPT.with_borrow_mut(|kept| kept.push(Arc::clone(object)));
+            HAS_KEPT.set(true);
             Ok(())
         }
-        Some(Scope::Result { guardian, tag }) => {
-            object.segment().pin(object, *guardian, *tag).map_err(HandleError::from)
+        Scope::Result { guardian, tag } => {
+            object.segment().pin(object, guardian, tag).map_err(HandleError::from)
         }
-        _ => Err(HandleError::OutsidePool),
-    });
+        Scope::Outside | Scope::Decode => Err(HandleError::OutsidePool),
+    };
     if let Err(e) = kept {
-        FAILURE.set(Some(e.clone()));
+        failed(&e);
         return Err(ser::Error::custom(e));
     }
     let (id, place) = (object.segment().id(), object.place());
@@ -100,10 +127,10 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     expected: (Stamp, &str),
 ) -> Result<Arc<Object>, D::Error> {
     let fail = |e: HandleError| {
-        FAILURE.set(Some(e.clone()));
+        failed(&e);
         de::Error::custom(e)
     };
-    if !SCOPE.with_borrow(|scope| matches!(scope, Some(Scope::Decode))) {
+    if !matches!(SCOPE.get(), Scope::Decode) {
         return Err(fail(HandleError::OutsidePool));
     }
     let name = Name::deserialize(deserializer)?;

@@ -1,10 +1,10 @@
 //! How long an object lives: as long as a process holds it, or a result that was not delivered yet pins it.
 //!
-//! **Holder bits**: one per slot, in the object's record (of a run: in the run table). A process sets its bit when the first handle to the object
-//! appears in it and clears it with the last (the count between is private). **Pins**: rows of the pin table that name
-//! the object; a worker makes one for each handle in a result, and the process that waits for the result (the
-//! guardian) takes it away once it holds the object itself. Both are facts by identity: what a dead process left is
-//! found by its slot and cleared by whoever has the right to (`participants`, invariant 1).
+//! **Holder bits**: one per slot, in the object's record (of a run: in the run table). A process sets its bit when the
+//! first handle to the object appears in it and clears it with the last (the count between is private). **Pins**: rows of
+//! the pin table that name the object; a worker makes one for each handle in a result, and the process that waits for
+//! the result (the guardian) takes it away once it holds the object itself. Both are facts by identity: what a dead
+//! process left is found by its slot and cleared by whoever has the right to (`participants`, invariant 1).
 //!
 //! **Freeing.** Whoever takes the last bit or pin away moves the block LIVE -> DYING(me), looks at bits and pins once
 //! more, and either frees it or puts LIVE back and looks again.
@@ -19,7 +19,8 @@
 //! Proof sketch that nothing is forgotten. Who takes the last bit or pin away looks after it; if it finds DYING(F), then
 //! F looks again after putting LIVE back (fence between), and finds nothing.
 //!
-//! Killed here? After clearing the last bit: a LIVE block without bits and pins; [`Keep::clear_slot`] frees it. In
+//! Killed here? Between the bit and the look in `hold`: a bit in a block that may be anything by then; `clear_slot` takes
+//! it away in every state, and [`Keep::hold_new`] where no block was to be seen. After clearing the last bit: a LIVE block without bits and pins; [`Keep::clear_slot`] frees it. In
 //! DYING or while a run is taken apart: the block names the dead process, which `clear_slot` continues. A pin row that
 //! is CLAIMED by a dead process is freed; a SET one goes with its guardian.
 //!
@@ -94,7 +95,11 @@ impl<'a> Keep<'a> {
     /// Sets our bit in a block that is still PENDING: nobody else looks yet. Under the process's private lock, as
     /// `hold`: a stale handle of another thread must not take the bit away with its own.
     pub(crate) fn hold_new(&self, block: &Block) {
-        // A bit by itself, never a store: a stale handle elsewhere may have set its bit for a moment.
+        // What is there before is nothing: bits of stale handles that will be taken back (which does no harm once they
+        // are gone), bits of processes that died in `hold`, or what memory of another use has in this place.
+        for i in 0..self.extents.geometry.holder_words() {
+            extents::clear(self.holder_words(block, i));
+        }
         self.holder_word(block, self.me.slot()).fetch_or(bit(self.me.slot()), Relaxed);
     }
 
@@ -275,26 +280,26 @@ impl<'a> Keep<'a> {
     }
 
     fn clear_block(&self, block: &Block, slot: u32, dead: impl Fn(Owner) -> bool) {
+        // The bit first, and whatever the state: a process that dies in `hold` leaves its bit in a block that has become
+        // somebody else's, or nobody's.
+        let holders = self.holder_word(block, slot);
+        if holders.load(Relaxed) & bit(slot) != 0 {
+            holders.fetch_and(!bit(slot), AcqRel);
+        }
+        // Pairs with the fence of a freer between LIVE and its second look: it sees the bit gone, or we see LIVE.
+        fence(SeqCst);
         let word = self.extents.state(block);
         let seen = word.load(Acquire);
         match State::decode(seen) {
             Some(State::Pending(owner)) if dead(owner) => {
-                self.holder_word(block, slot).fetch_and(!bit(slot), AcqRel);
                 self.extents.free(None, block, State::Pending(owner), self.me);
             }
             Some(State::Dying(owner)) if dead(owner) => {
-                self.holder_word(block, slot).fetch_and(!bit(slot), AcqRel);
                 let _ = word.compare_exchange(seen, State::Live.encode(), AcqRel, Relaxed);
                 self.free_if_unkept(None, block);
             }
-            Some(State::Live) => {
-                let holders = self.holder_word(block, slot);
-                if holders.load(Relaxed) & bit(slot) != 0 {
-                    holders.fetch_and(!bit(slot), AcqRel);
-                }
-                // Also for those whose last holder died between its bit and the rest.
-                self.free_if_unkept(None, block);
-            }
+            // Also for those whose last holder died between its bit and the rest.
+            Some(State::Live) => self.free_if_unkept(None, block),
             _ => {}
         }
     }

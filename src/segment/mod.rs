@@ -124,9 +124,11 @@ mod attached {
     }
 
     extern "C" fn before_fork() {
-        let guard = LOCAL.lock().unwrap_or_else(PoisonError::into_inner);
-        // A thread that is past its destructors forks without the lock: nothing better can be done for it.
-        let _ = OVER_FORK.try_with(|stash| stash.replace(Some(guard)));
+        // A thread that is past its destructors forks without the lock: nothing better can be done for it. And two
+        // threads that came first at the same time have registered us twice.
+        let _ = OVER_FORK.try_with(|stash| {
+            stash.borrow_mut().get_or_insert_with(|| LOCAL.lock().unwrap_or_else(PoisonError::into_inner));
+        });
     }
 
     extern "C" fn after_fork() {
@@ -134,8 +136,12 @@ mod attached {
     }
 
     fn local() -> Result<MutexGuard<'static, Option<Local>>, CreateError> {
-        static HOOK: OnceLock<Result<(), OsError>> = OnceLock::new();
-        HOOK.get_or_init(|| fork::at_fork(before_fork, after_fork)).clone()?;
+        // No `OnceLock`: a child that was forked while another thread was in it would wait for that thread for ever.
+        static HOOKED: Private32 = Private32::new(0);
+        if HOOKED.load(Acquire) == 0 {
+            fork::at_fork(before_fork, after_fork)?;
+            HOOKED.store(1, Release);
+        }
         Ok(LOCAL.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -218,9 +224,11 @@ mod attached {
                 .ok_or(damaged("its sizes contradict each other"))?;
             let half = |at| u128::from(bytes.w64(at).load(Relaxed));
             let id = half(header::ID) | half(header::ID + 8) << 64;
+            let mut before = None; // dropped after the lock: a segment's last reference takes it again
             let mut local = local()?;
             let local = local.get_or_insert_default();
             if let Some(segment) = local.segments.get(&id).and_then(|own| own.segment.upgrade()) {
+                before.clone_from(&local.default);
                 local.default = Some(Arc::clone(&segment));
                 return Ok(segment);
             }
@@ -234,6 +242,7 @@ mod attached {
             }
             .attached()?;
             local.segments.insert(id, own);
+            before.clone_from(&local.default);
             local.default = Some(Arc::clone(&segment));
             Ok(segment)
         }
@@ -302,8 +311,8 @@ mod attached {
         /// As [`Self::me`], `None` in a forked child that has not attached yet.
         #[inline(always)]
         pub(crate) fn me_now(&self) -> Option<Owner> {
-            // Relaxed: it changes only before anybody can use it.
-            Owner::from_private(self.identity.word().load(Relaxed))
+            // Acquire: in a forked child, pairs with `attach_again`, which marks what is lost before.
+            Owner::from_private(self.identity.word().load(Acquire))
         }
 
         /// The word behind [`Self::me_now`].
@@ -397,12 +406,28 @@ mod attached {
         ) -> Option<(&[crate::atomic::Word32], &[crate::atomic::Word64])> {
             let words = self.bytes.w64(block.at + record::WORDS * 8).load(Relaxed);
             let (n32, n64) = (words & u64::from(u32::MAX), words >> 32);
-            let start = self.geometry.record_bytes();
-            let end = start + (n32 * 4).next_multiple_of(8) + n64 * 8;
-            let at = block.at + start;
-            (end <= block.bytes).then(|| {
-                let at64 = at + (n32 * 4).next_multiple_of(8);
-                (self.bytes.words32(at, n32 as usize), self.bytes.words64(at64, n64 as usize))
+            let end = self.geometry.record_bytes() + (n32 * 4).next_multiple_of(8) + n64 * 8;
+            (end <= block.bytes).then(|| self.body_words(block, n32, n64))
+        }
+
+        fn body_words(
+            &self,
+            block: &super::extents::Block,
+            n32: u64,
+            n64: u64,
+        ) -> (&[crate::atomic::Word32], &[crate::atomic::Word64]) {
+            let at = block.at + self.geometry.record_bytes();
+            let at64 = at + (n32 * 4).next_multiple_of(8);
+            (self.bytes.words32(at, n32 as usize), self.bytes.words64(at64, n64 as usize))
+        }
+
+        /// Is the object there at this moment? For who looks at it without a hold.
+        pub(super) fn is_there(&self, place: Place) -> bool {
+            let extents = self.extents();
+            extents.locate(place.at).is_some_and(|block| {
+                // Acquire: the generation is the one of this life.
+                extents.state(&block).load(Acquire) == State::Live.encode()
+                    && self.bytes.w64(block.at + record::GENERATION * 8).load(Relaxed) == place.generation
             })
         }
 
@@ -441,8 +466,7 @@ mod attached {
             set(record::NAME, stamp.name);
             set(record::WORDS, u64::from(words32) | u64::from(words64) << 32);
             set(record::PINNED, 0);
-            let damaged = || CreateError::Damaged("a record that we are writing".into());
-            let (w32, w64) = self.body(&block).ok_or_else(damaged)?;
+            let (w32, w64) = self.body_words(&block, u64::from(words32), u64::from(words64));
             for word in w32.iter().filter(|word| word.load(Relaxed) != 0) {
                 word.store(0, Relaxed);
             }
@@ -473,9 +497,10 @@ mod attached {
         ) -> Result<Arc<Object>, HandleError> {
             let me = self.me()?;
             let keep = self.keep(me);
+            let known; // dropped after the lock: it may be the last handle, whose drop takes it again
             let mut local = local()?;
             let own = local.as_mut().and_then(|local| local.own(self)).ok_or(HandleError::UnknownSegment)?;
-            let known = own.objects.get(&place.at).map(|held| (held.generation, held.object.upgrade()));
+            known = own.objects.get(&place.at).map(|held| (held.generation, held.object.upgrade()));
             let block = match &known {
                 Some((generation, _)) if *generation != place.generation => return Err(HandleError::Gone),
                 Some(_) => self.extents().locate(place.at).ok_or(HandleError::Gone)?,
@@ -513,8 +538,6 @@ mod attached {
                 Err(_) if known.is_none() => keep.release(Some(&mut own.hints), &block),
                 _ => {}
             }
-            drop(local);
-            drop(known); // may be the last handle, whose drop takes the lock
             opened
         }
 

@@ -12,7 +12,7 @@ use super::{
     keep::Place,
     owner::{OWNER_BITS, Owner},
 };
-use crate::atomic::{Acquire, Private32, Private64, Relaxed, Word32, Word64};
+use crate::atomic::{Acquire, Private32, Private64, Relaxed, Word32, Word64, fence};
 use std::{
     cell::Cell,
     fmt,
@@ -103,6 +103,8 @@ pub(crate) fn thread_id() -> u64 {
     }
 }
 
+const LOST: &str = "the object was dropped by the process that forked this one";
+
 /// Words for objects that have none.
 fn nowhere() -> &'static (Word32, Word64) {
     static NOWHERE: OnceLock<(Word32, Word64)> = OnceLock::new();
@@ -192,15 +194,34 @@ impl Object {
         self.me_now().filter(|_| !self.is_lost())
     }
 
-    /// If [`Self::holder_now`] is `None`: a forked child takes part, and gets a hold of its own.
+    /// If [`Self::holder_now`] is `None`, before a write: a forked child takes part, and gets a hold of its own.
     ///
     /// # Panics
-    /// If its parent let the object go before that.
+    /// If its parent let the object go before that, or if there is no place for the child: the words may be another
+    /// object's then.
     #[cold]
     pub(crate) fn inherit(&self) {
-        // Without a place in the segment the child can still look: its parent keeps the object.
-        let _ = self.segment.me();
-        assert!(!self.is_lost(), "the object was dropped by the process that forked this one");
+        let attached = self.segment.me();
+        assert!(attached.is_ok(), "this forked process has no place in the segment: {attached:?}");
+        assert!(!self.is_lost(), "{LOST}");
+    }
+
+    /// If [`Self::holder_now`] is `None`, around a look: as [`Self::inherit`], but without a place the child can look
+    /// as long as others keep the object.
+    ///
+    /// # Panics
+    /// If the object is gone, before or after.
+    #[cold]
+    pub(crate) fn inherit_to_look<R>(&self, look: impl FnOnce() -> R) -> R {
+        if self.segment.me().is_ok() {
+            assert!(!self.is_lost(), "{LOST}");
+            return look();
+        }
+        assert!(self.segment.is_there(self.place), "{LOST}");
+        let seen = look();
+        fence(Acquire); // what was seen came before this second question
+        assert!(self.segment.is_there(self.place), "{LOST}");
+        seen
     }
 
     /// This process was forked, and its parent let the object go before it was used here.

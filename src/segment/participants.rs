@@ -93,12 +93,7 @@ impl<'a> Participants<'a> {
             if marks.load(Acquire) != 0 {
                 clear(owner);
             }
-            for i in 0..WAIT_RECORDS {
-                let record = self.word(slot, WAITS + i);
-                if record.load(Relaxed) != 0 {
-                    record.store(0, Relaxed);
-                }
-            }
+            self.clear_waits(slot);
             marks.store(1, Release);
             self.word(slot, PID).store(u64::from(std::process::id()), Relaxed);
             return Ok((owner, Anchor::new(&description)?));
@@ -143,8 +138,15 @@ impl<'a> Participants<'a> {
         })
     }
 
+    fn clear_waits(&self, slot: u32) {
+        for i in 0..WAIT_RECORDS {
+            super::extents::clear(self.word(slot, WAITS + i));
+        }
+    }
+
     /// All marks of the slot are gone.
     pub(crate) fn cleared(&self, dead: &DeadSlot) {
+        self.clear_waits(dead.slot);
         // Release: the clearing is seen by whoever attaches to the slot and loads this with Acquire.
         self.word(dead.slot, MARKS).store(0, Release);
     }
