@@ -116,10 +116,6 @@ pub(crate) const INLINE_BYTES: usize = INLINE * 8;
 /// The result area inside the slot, for [`Progress::area`]; 1 and 2 are the two places.
 pub(crate) const INLINE_AREA: u8 = 0;
 
-/// No record with a handle in it is shorter: a head, and a handle, whose segment id alone is 128 random bits.
-/// (A chance of 2^-60 remains that an id is mostly zeros; then the object stays until the parent's end.)
-pub(crate) const LEAST_HANDLE: usize = 8 + 16;
-
 /// The largest body of a record.
 pub(crate) const MAX_BODY: usize = u32::MAX as usize - 8;
 

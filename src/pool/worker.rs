@@ -538,11 +538,14 @@ impl Call<'_> {
     /// Its result. Handles in it are kept for the parent, in whose segment they are.
     pub(crate) fn give<R: Serialize>(&mut self, result: &R) -> Result<(), TaskError> {
         let (item, guardian, tag) = (self.item, self.guardian, self.tag);
+        let mut has_handles = false;
         wire::push_record(self.record, item, Tag::Value, |out| {
-            let (encoded, failure) = handle::encode_result(guardian, tag, || wire::encode(result, out));
+            let (encoded, pinned, failure) =
+                handle::encode_result(guardian, tag, || wire::encode(result, out));
+            has_handles = pinned;
             encoded.map_err(|e| codec(e, failure))
         })?;
-        if self.record.len() >= wire::LEAST_HANDLE {
+        if has_handles {
             wire::mark_pinned(self.record, 0);
         }
         Ok(())

@@ -29,11 +29,12 @@ enum Scope {
 }
 
 thread_local! {
-    // Entered and left for each item of each task, in which there is a handle seldom: so these three have no
+    // Entered and left for each item of each task, in which there is a handle seldom: so these four have no
     // destructors, and the two that have are looked at only when a flag says that there is something in them.
     static SCOPE: Cell<Scope> = const { Cell::new(Scope::Outside) };
     static HAS_KEPT: Cell<bool> = const { Cell::new(false) };
     static HAS_FAILED: Cell<bool> = const { Cell::new(false) };
+    static HAS_PINNED: Cell<bool> = const { Cell::new(false) };
     static KEPT: RefCell<Vec<Arc<Object>>> = const { RefCell::new(Vec::new()) };
     static FAILURE: RefCell<Option<HandleError>> = const { RefCell::new(None) };
 }
@@ -79,10 +80,16 @@ pub(crate) fn encode_argument<R>(f: impl FnOnce() -> R) -> (R, Vec<Arc<Object>>,
     within(Scope::Argument, f)
 }
 
-/// Runs `f`, which serialises a task's result; each handle in it is pinned for `guardian` under `tag`.
-pub(crate) fn encode_result<R>(guardian: Owner, tag: u64, f: impl FnOnce() -> R) -> (R, Option<HandleError>) {
+/// Runs `f`, which serialises a task's result; each handle in it is pinned for `guardian` under `tag`. Tells whether there
+/// was one.
+pub(crate) fn encode_result<R>(
+    guardian: Owner,
+    tag: u64,
+    f: impl FnOnce() -> R,
+) -> (R, bool, Option<HandleError>) {
+    let outer = HAS_PINNED.replace(false);
     let (result, _, failure) = within(Scope::Result { guardian, tag }, f);
-    (result, failure)
+    (result, HAS_PINNED.replace(outer), failure)
 }
 
 /// Runs `f`, which deserialises an argument or a result.
@@ -107,6 +114,7 @@ pub(crate) fn serialize<S: Serializer>(object: &Arc<Object>, serializer: S) -> R
             Ok(())
         }
         Scope::Result { guardian, tag } => {
+            HAS_PINNED.set(true); // also if that fails half-way
             object.segment().pin(object, guardian, tag).map_err(HandleError::from)
         }
         Scope::Outside | Scope::Decode => Err(HandleError::OutsidePool),
