@@ -49,7 +49,8 @@
 //!   queue is full, the iterator of `Pool::map`, and the drop of the last handle of a pool, which waits for its tasks.
 //! * **The commit is silent.** If somebody overwrote the lock's bytes while we held it, the next who locks is told, not we.
 //! * **A forked child's first step may fail**: it needs a place of its own. Then locking is an error; reading works as
-//!   long as its parent keeps the object, and panics if the parent has dropped it. A guard that was inherited by a fork can
+//!   long as somebody else keeps the object; writing without a lock (atomics, unlocked values) panics, because the place
+//!   may be another object's. With a place, all of these panic if the parent dropped the object before. A guard that was inherited by a fork can
 //!   be written to, and its drop does nothing: the write is lost.
 //!
 //! # Peers
