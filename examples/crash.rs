@@ -10,6 +10,8 @@ use rustix::process::{Signal, getpid, kill_process};
 use std::time::Instant;
 
 const TASKS: usize = 100;
+/// Each so manieth task dies.
+const EVERY: usize = 10;
 
 #[derive(Clone, Copy, PartialEq, Debug, Pod, Zeroable)]
 #[repr(C)]
@@ -18,12 +20,12 @@ struct Ledger {
     per_task: [u64; TASKS],
 }
 
-/// Every tenth task dies with the lock in its hand and half an update in its copy of the ledger.
+/// Every so often a task dies with the lock in its hand and half an update in its copy of the ledger.
 fn add((ledger, task): (SharedValue<Ledger>, usize)) -> Result<u64> {
     let amount = task as u64 + 1;
     let mut guard = ledger.get_lock()?;
     guard.total += amount;
-    if task % 10 == 9 {
+    if task % EVERY == EVERY - 1 {
         let _ = kill_process(getpid(), Signal::KILL);
     }
     guard.per_task[task] += amount;
@@ -45,7 +47,7 @@ fn main() -> Result<()> {
     }
     let end = ledger.get();
     println!("killed={killed} total={} acknowledged={acknowledged} {:?}", end.total, start.elapsed());
-    assert_eq!(killed, TASKS / 10, "each tenth worker dies, and only those");
+    assert_eq!(killed, TASKS / EVERY, "the workers of these tasks die, and only those");
     assert_eq!(end.total, acknowledged, "what was acknowledged is there, and nothing else");
     assert_eq!(end.total, end.per_task.iter().sum::<u64>(), "half an update became visible");
 

@@ -38,7 +38,9 @@ pub enum LockError {
     #[error("the descriptors of this segment were closed under us: who is alive cannot be told")]
     DescriptorsLost,
     /// A forked child takes a place of its own in the segment, and all are taken.
-    #[error("all {max} places for processes are taken in this segment")]
+    #[error(
+        "all {max} places for processes are taken: all pools of a program, and the program, share one segment"
+    )]
     TooManyProcesses {
         /// How many processes the segment was made for.
         max: u32,
@@ -79,7 +81,9 @@ pub enum CreateError {
     #[error("not possible: {0}")]
     Invalid(Cow<'static, str>),
     /// All places for processes are taken.
-    #[error("all {max} places for processes are taken in this segment")]
+    #[error(
+        "all {max} places for processes are taken: all pools of a program, and the program, share one segment"
+    )]
     TooManyProcesses {
         /// How many processes the segment was made for.
         max: u32,

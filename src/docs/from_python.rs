@@ -4,7 +4,7 @@
 //!
 //! | Python | allmend | different |
 //! |---|---|---|
-//! | `Value('q', 0)` | [`SharedValue::new(0i64)`](crate::SharedValue::new) | any plain type, also your own structs |
+//! | `Value('q', 0)` | [`SharedValue::new(0i64)`](crate::SharedValue::new) | any [`Pod`](bytemuck::Pod) type, also your own structs; under a guard read through it, `*g`: `get` gives what was committed |
 //! | `v.value` | [`v.get()`](crate::SharedValue::get) | takes no lock, and never hangs |
 //! | `v.value = x` | [`v.set(x)?`](crate::SharedValue::set) | |
 //! | `with v.get_lock(): v.value += 1` | [`*v.get_lock()? += 1`](crate::SharedValue::get_lock) | a dead holder's lock is taken over |
@@ -26,7 +26,7 @@
 //! | `future.done()` | [`future.done()`](crate::TaskFuture::done) | |
 //! | `future.exception()` | the `Err` of `result` | |
 //! | `future.cancel()`, `as_completed`, `wait` | not yet | |
-//! | `executor.map(f, xs)` | [`pool.map(f, xs)`](crate::Pool::map) | lazy, bounded in flight, batches by itself |
+//! | `executor.map(f, xs)` | [`pool.map(f, xs)`](crate::Pool::map) | lazy: runs ahead of what you take, but not to the end by itself; batches by itself |
 //! | `executor.map(f, xs, ys)` | `pool.map(f, xs.zip(ys))` | |
 //! | `map(.., chunksize=100)` | [`pool.with_chunk_size(100).map(..)`](crate::Pool::with_chunk_size) | |
 //! | `initializer=` | not yet | |
@@ -34,7 +34,7 @@
 //! | joblib `Parallel(n_jobs=2)(delayed(f)(x) for x in xs)` | `pool.map(f, xs)` | one pool for many calls, as with `with Parallel()` |
 //! | joblib memmapping of large arrays, `npshmex` | [`Plain`](crate::Plain)`<Vec<f64>>` as argument or result | one copy in, one copy out; arrays without copies: not yet |
 //! | joblib `Memory`, threading backend | no | |
-//! | pickle | serde | checked when it is compiled; a task's error type, too |
+//! | pickle | serde | types without serde do not compile, a task's error type included; see [limitations](super::limitations) for what the encoding cannot do |
 //!
 //! # What happens when things go wrong
 //!
@@ -44,7 +44,7 @@
 //! | a worker is killed in a task | `ProcessPoolExecutor`: `BrokenProcessPool`, all futures fail, the pool is gone. `Pool`: hangs | that future is `Died { pid, signal, .. }`, the worker is replaced |
 //! | a task raises or panics | its future raises | its future is `Panicked { message, location, .. }` |
 //! | the program is killed | workers may live on | workers end |
-//! | an argument cannot be sent | an exception at run time, in a thread of the pool | does not compile |
+//! | an argument has no way to be sent | an exception at run time, in a thread of the pool | does not compile |
 //! | a shared value as an argument of a task | an exception: "only through inheritance" | works, also inside structs and vectors |
 //! | start methods `spawn`, `forkserver` | a global `Value` is another one in each worker: the total is 0 | there is one way to start, and handles work with it |
 //!

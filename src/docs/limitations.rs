@@ -53,6 +53,13 @@
 //!   may be another object's. With a place, all of these panic if the parent dropped the object before. A guard that was inherited by a fork can
 //!   be written to, and its drop does nothing: the write is lost.
 //!
+//! * **Drop a guard before you wait for tasks that want the same lock.** `result`, the iterator of `map` and the drop of the
+//!   pool wait for the task, and the task waits for you, for ever. Locals drop in reverse order: a guard that was made
+//!   before the pool is still held when the pool's drop waits, also on the way out by `?`.
+//! * **What can be in a value**: [`bytemuck::Pod`]. Integers, floats, arrays of them, and structs with `#[repr(C)]`, without
+//!   padding, that derive it. Not `bool` (take `u8`, or a [`SharedAtomic`](crate::SharedAtomic)), `char`, enums, tuples,
+//!   `String`, `Vec`.
+//!
 //! # Peers
 //!
 //! The words that hold the structure together (locks, tables, records, tasks) are checked each time: overwritten, they give
@@ -94,6 +101,20 @@
 //!   assert_eq!(future.result()?, 42);
 //!   # Ok(()) }
 //!   ```
+//!   `cargo check` finds captures that are not `Copy`; that a captured number is refused needs a build.
+//! * **The encoding (postcard) has no field names.** What needs them is an error at run time: serde's `untagged`, `tag`,
+//!   `flatten`, and self-describing types such as `serde_json::Value`. `skip_serializing_if` shifts the fields behind it and
+//!   can give *wrong data without an error*: do not use it in arguments and results.
+//! * **Arguments are one value, owned.** Several are a tuple (`fn f((a, b): (A, B))`), none is `()`; `String`, not `&str`.
+//! * **A task's error must be serde**: [`Error`](crate::Error), or an enum of your own, or `String`
+//!   (`.map_err(|e| e.to_string())`).
+//! * **`map` runs what you take.** Items are sent as results are taken, a window ahead. Leave the loop early, and the rest
+//!   never starts; `for_each(drop)` takes all.
+//! * **All pools of a program share the places** of its segment, those inside of its workers too.
+//! * **Workers share your terminal**: standard input, output and error are inherited, `cargo test` does not capture what
+//!   they print, and Ctrl-C reaches them as well: running tasks then fail with signal 2, even if your program handles it.
+//!   Their environment is that of the moment of `Pool::new`.
+//! * **A stack overflow in a task** is a death by signal 11 without a message.
 //! * **`main` does not run in a worker.** Statics that `main` sets, a logger that it installs, arguments that it parsed are
 //!   not there. Constructors run (C++ statics, crate `ctor`).
 //! * **A task runs at most once.** If its worker dies, you get an error, and decide.
