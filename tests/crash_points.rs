@@ -44,6 +44,8 @@ mod killed {
             ("drop_against_an_heir", drop_against_an_heir),
             ("lost_objects_are_gone", lost_objects_are_gone),
             ("a_late_hold_touches_nobody", a_late_hold_touches_nobody),
+            ("killed_with_a_late_bit", killed_with_a_late_bit),
+            ("killed_with_a_late_bit_in_a_drop", killed_with_a_late_bit_in_a_drop),
             ("sweep", sweep),
             ("contended_wait", contended_wait),
             ("memory_of_a_run_is_reused", memory_of_a_run_is_reused),
@@ -106,6 +108,7 @@ mod killed {
 
     /// A round for each write. Of the thousands of writes that fill a large value only some are taken.
     fn every_write(what: &str, world: impl Fn(u64) -> Victim) -> u64 {
+        stage(&format!("{what}, how many writes it has"));
         let (mut n, mut points) = (1, 0);
         // Two steps: where it ends (doubling, then halving), and then each point.
         let mut end = 1;
@@ -663,6 +666,91 @@ mod killed {
             }
             fate
         });
+    }
+
+    /// An heir that attaches, and so takes a hold of what it inherited: it stops before its `n`-th write. When it goes on,
+    /// it makes that one write, and is killed before the next.
+    fn heir_of_one_more_write(n: u64) -> (Child, Victim) {
+        extern "C" fn die_before_the_next(_: i32) {
+            crash::arm(1);
+        }
+        victim(n, || harness::before_going_on(die_before_the_next), |()| _ = allmend::verify().unwrap())
+    }
+
+    /// Lets it make that write. (If that was the last one it lives until its end.)
+    fn one_more_write(mut child: Child, fate: Victim) {
+        if fate == Victim::Killed {
+            child.go_on();
+            let end = child.stops_or_ends();
+            assert!(end.is_some_and(|end| end.was_killed() || end == End::Exit(0)), "{end:?}");
+        }
+    }
+
+    /// A process sees an object, the object goes, the process sets its bit in what was the object's place, and is
+    /// killed before it looks again. The bit speaks of nobody, and must not stay, whatever the place is by then.
+    fn killed_with_a_late_bit() {
+        late_bit::<[u64; 8]>("a block");
+        late_bit::<[u64; 20_000]>("a run of one extent");
+        late_bit::<Large>("a run of 3 extents");
+    }
+
+    fn late_bit<T: Sample>(what: &str) {
+        for reused in ["after the death", "before the bit is set", "before the bit is set, and gone again"] {
+            every_write(&format!("late bit of a dead heir in {what}, used again {reused}"), |n| {
+                let value = SharedValue::new(T::make(6)).unwrap();
+                let (child, fate) = heir_of_one_more_write(n);
+                drop(value);
+                let new = || SharedValue::new(T::make(7)).unwrap();
+                let early = (reused != "after the death").then(new);
+                let early = early.filter(|_| reused == "before the bit is set");
+                one_more_write(child, fate);
+                assert_eq!(objects(), u64::from(early.is_some()), "the dead heir is forgotten");
+                let again = early.unwrap_or_else(new);
+                assert_eq!((again.get().read(), objects()), (Some(7), 1));
+                drop(again);
+                assert_eq!(objects(), 0, "its last handle is gone");
+                fate
+            });
+        }
+    }
+
+    /// The same while the process that drops the object stands still before each of its writes: the dead heir is swept
+    /// before that process goes on, or is killed, too.
+    fn killed_with_a_late_bit_in_a_drop() {
+        for (large, goes_on) in [(false, false), (false, true), (true, false), (true, true)] {
+            for m in 1.. {
+                let stood = words();
+                let what =
+                    format!("late bit in a drop that stands at {m} (run: {large}, goes on: {goes_on})");
+                every_write(&what, |n| {
+                    let (fate, stands) = if large {
+                        late_bit_in_a_drop(n, m, goes_on, SharedValue::new([6u64; 20_000]).unwrap())
+                    } else {
+                        late_bit_in_a_drop(n, m, goes_on, SharedValue::new([6u64; 8]).unwrap())
+                    };
+                    stood[0].fetch_add((stands == Victim::Killed).into(), SeqCst);
+                    fate
+                });
+                if stood[0].load(SeqCst) == 0 {
+                    assert!(m > 2, "a drop is more than that");
+                    break;
+                }
+            }
+        }
+    }
+
+    fn late_bit_in_a_drop<T: Pod>(n: u64, m: u64, goes_on: bool, value: SharedValue<T>) -> (Victim, Victim) {
+        let (attached, act) = (Line::new(), Line::new());
+        let attach = || _ = allmend::verify().unwrap();
+        let mut dropper = Slow::new(m, &attached, &act, attach, || drop(read_out(&value)));
+        let (heir, fate) = heir_of_one_more_write(n);
+        drop(value);
+        let stands = dropper.acts(&act);
+        one_more_write(heir, fate);
+        allmend::verify().expect("healthy, though somebody is at something");
+        dropper.ends(stands, goes_on);
+        assert_eq!(objects(), 0);
+        (fate, stands)
     }
 
     type Blocks = (Vec<SharedValue<[u64; 200]>>, Vec<SharedValue<[u64; 100]>>, Vec<SharedValue<[u64; 50]>>);

@@ -53,6 +53,7 @@ fn main() {
         ("handles_outside_of_the_pool", handles_outside_of_the_pool),
         ("a_stale_handle", a_stale_handle),
         ("a_forked_child_and_the_pool", a_forked_child_and_the_pool),
+        ("a_map_that_crosses_a_fork", a_map_that_crosses_a_fork),
         ("a_forked_child_with_threads_drops_the_pool", a_forked_child_with_threads_drops_the_pool),
         ("all_descriptors_of_the_parent_are_closed", all_descriptors_of_the_parent_are_closed),
         ("all_descriptors_of_a_worker_are_closed", all_descriptors_of_a_worker_are_closed),
@@ -761,7 +762,7 @@ fn a_forked_child_and_the_pool() {
         closed(pool.submit(double, 1).result());
         closed(pool.submit_fn(double, 1).result());
         let results: Vec<_> = pool.map(double, 0..5).collect();
-        assert!(!results.is_empty() && results.len() <= 5);
+        assert_eq!(results.len(), 5);
         results.into_iter().for_each(closed);
         let mut running = running.take().unwrap();
         assert!(!running.done());
@@ -812,6 +813,53 @@ fn a_forked_child_and_the_pool() {
     drop((pool, begun, release, done));
     line.send(0);
     child.succeeds("a child that lives on");
+    nothing_left(0);
+}
+
+/// The first ten at once, the others when they are let.
+fn double_when_let((n, release): (u64, SharedAtomic<u64>)) -> u64 {
+    until(|| n < 10 || release.load() == 1);
+    2 * n
+}
+
+/// What the parent has under way is not the child's. It is told so for each item: none goes missing.
+fn a_map_that_crosses_a_fork() {
+    const ITEMS: u64 = 1000;
+    let pool = Pool::new(2).unwrap();
+    for (chunk, taken) in [(Some(10), 5), (Some(10), 10), (Some(3), 4), (Some(1), 1), (None, 5), (None, 0)] {
+        stage(&format!("chunks of {chunk:?}, {taken} taken before the fork"));
+        let release = SharedAtomic::new(0u64).unwrap();
+        let items = || (0..ITEMS).map(|n| (n, release.clone()));
+        let some = chunk.map(|items| pool.with_chunk_size(items));
+        let mut map = Some(some.as_ref().unwrap_or(&pool).map(double_when_let, items()));
+        let before = map.as_mut().unwrap().by_ref().take(taken).collect::<Vec<_>>();
+        assert_eq!(before, (0..taken as u64).map(|n| Ok(2 * n)).collect::<Vec<_>>());
+        let mut child = fork(|| {
+            let mut map = map.take().unwrap();
+            let left = ITEMS as usize - taken;
+            assert_eq!(map.size_hint(), (left, Some(left)));
+            let results: Vec<_> = map.by_ref().collect();
+            assert_eq!(results.len(), left, "each item has a result");
+            assert_eq!((map.next(), map.size_hint()), (None, (0, Some(0))), "it is at its end");
+            // What was here before the fork is the child's, too.
+            let here = results.iter().take_while(|result| result.is_ok()).count();
+            assert!(here + taken <= 10, "{here}");
+            if let Some(chunk) = chunk {
+                assert_eq!((here + taken) % chunk, 0, "the rest of the batch that was taken from");
+            }
+            for (n, result) in (taken as u64..).zip(results) {
+                let expected = if n < (taken + here) as u64 { Ok(2 * n) } else { Err(TaskError::Closed) };
+                assert_eq!(result, expected, "item {n}");
+            }
+        });
+        let end = child.end();
+        release.store(1); // before anything can fail: the pool waits for its tasks
+        assert_eq!(end, harness::End::Exit(0), "a child with its parent's map");
+        let after: Vec<_> = map.take().unwrap().collect();
+        assert_eq!(after, (taken as u64..ITEMS).map(|n| Ok(2 * n)).collect::<Vec<_>>(), "the parent's own");
+    }
+    works(&pool);
+    drop(pool);
     nothing_left(0);
 }
 

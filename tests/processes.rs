@@ -39,6 +39,7 @@ fn main() {
         ("a_panic_commits_nothing", a_panic_commits_nothing),
         ("verify_beside_work", verify_beside_work),
         ("too_many_processes", too_many_processes),
+        ("a_child_without_a_place_touches_nobody", a_child_without_a_place_touches_nobody),
         ("little_address_space", little_address_space),
         ("small_files_only", small_files_only),
         ("no_descriptors_left", no_descriptors_left),
@@ -521,6 +522,78 @@ fn too_many_processes() {
     sleepers[50].kill();
     fork(|| value.update(|v| *v += 1).unwrap()).succeeds("the next, with a place");
     assert_eq!((value.get(), objects()), (2, 1));
+}
+
+/// A forked child that cannot take part has no hold on what it inherited: it may look while others hold it, never write,
+/// and not even look once it is gone, whoever has its place by then.
+fn a_child_without_a_place_touches_nobody() {
+    for closed in [true, false] {
+        let why = if closed { "descriptors closed" } else { "all places taken" };
+        stage(why);
+        let base = SharedValue::new(1u64).unwrap();
+        let (ready, never) = (Line::new(), Line::new());
+        let sleepers: Vec<_> = (0..if closed { 0 } else { 126 })
+            .map(|_| {
+                let sleeper = fork(|| {
+                    base.get();
+                    ready.send(0);
+                    never.receive();
+                });
+                ready.receive();
+                sleeper
+            })
+            .collect();
+        let make = |n: u64| {
+            (
+                SharedAtomic::new(n).unwrap(),
+                SharedValue::unlocked(n).unwrap(),
+                SharedValue::new([n; 8]).unwrap(),
+            )
+        };
+        let (counter, plain, locked) = make(1);
+        let at = words();
+        let child = fork(|| {
+            if closed {
+                close_all_descriptors();
+            }
+            let refused =
+                if closed { LockError::DescriptorsLost } else { LockError::TooManyProcesses { max: 127 } };
+            let panics = |what: &str, f: &dyn Fn()| {
+                let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+                assert!(done.is_err(), "{why}: {what} did not panic");
+            };
+            let no_writes = || {
+                panics("fetch_add", &|| _ = counter.fetch_add(1));
+                panics("store", &|| counter.store(9));
+                panics("swap", &|| _ = counter.swap(9));
+                panics("compare_exchange", &|| _ = counter.compare_exchange(7, 9));
+                panics("fetch_update", &|| _ = counter.fetch_update(|n| n + 1));
+                panics("set", &|| plain.set(9));
+                assert_eq!(locked.get_lock().map(drop), Err(refused.clone()));
+                assert_eq!(locked.try_get_lock().map(drop), Err(refused.clone()));
+                assert_eq!(locked.set([9; 8]), Err(refused.clone()));
+            };
+            no_writes();
+            assert_eq!((counter.load(), plain.get(), locked.get()), (1, 1, [1; 8]));
+            at[0].store(1, SeqCst);
+            until(|| at[1].load(SeqCst) == 1);
+            no_writes();
+            panics("load", &|| _ = counter.load());
+            panics("get", &|| _ = plain.get());
+            panics("get of a value with a lock", &|| _ = locked.get());
+        });
+        until(|| at[0].load(SeqCst) == 1 || !child.is_running());
+        assert_eq!((counter.load(), plain.get(), locked.get()), (1, 1, [1; 8]));
+        drop((counter, plain, locked));
+        let others = [make(7), make(7)]; // more than there were, so that each place is taken
+        at[1].store(1, SeqCst);
+        child.succeeds(why);
+        for (counter, plain, locked) in &others {
+            assert_eq!((counter.load(), plain.get(), locked.get()), (7, 7, [7; 8]));
+        }
+        drop(sleepers);
+        assert_eq!(objects(), 7);
+    }
 }
 
 fn limit(resource: Resource, to: u64) {

@@ -434,6 +434,12 @@ pub(crate) fn pid() -> u32 {
     std::process::id()
 }
 
+/// Ends a forked child that has nothing to do here: no handler or destructor of its parent's runs.
+pub(crate) fn leave() -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(0) }
+}
+
 /// As `kill -9` by another: nothing runs after it, in no thread.
 pub(crate) fn kill_self() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);

@@ -112,6 +112,8 @@ struct Worker {
     index: u32,
     key: u64,
     spins: u32,
+    /// This process, and no child that a task forked.
+    me: Owner,
     /// The parent, for whom results are pinned.
     guardian: Owner,
     parent_pid: u32,
@@ -206,6 +208,7 @@ fn attach(channel: &OwnedFd, marker: &Marker) -> Result<(Worker, Owner), (String
         index: welcome.index,
         key: welcome.key,
         spins: welcome.spins,
+        me,
         guardian,
         parent_pid: marker.parent,
     };
@@ -232,6 +235,14 @@ fn watch(channel: &OwnedFd) -> Result<(), String> {
         .spawn(body)
         .map(drop)
         .map_err(|e| e.to_string())
+}
+
+/// A task may fork. If its child comes back here too, it would be a second worker of the same name: it ends instead, and
+/// the result is the worker's alone.
+fn leave_if_forked() {
+    if WORKER.get().is_some_and(|worker| worker.segment.me_now() != Some(worker.me)) {
+        process::leave();
+    }
 }
 
 fn orphaned() -> bool {
@@ -444,6 +455,7 @@ fn guarded(
     }
     // Unwind safe: what the panic left half done is the record, which is cleared, and what the task itself holds.
     let done = catch_unwind(AssertUnwindSafe(|| trampoline(call).map_err(Box::new)));
+    leave_if_forked();
     done.unwrap_or_else(|payload| {
         let seen = PANIC.take().unwrap_or_else(|| Seen {
             message: text_of(&*payload),
@@ -537,6 +549,7 @@ impl Call<'_> {
 
     /// Its result. Handles in it are kept for the parent, in whose segment they are.
     pub(crate) fn give<R: Serialize>(&mut self, result: &R) -> Result<(), TaskError> {
+        leave_if_forked();
         let (item, guardian, tag) = (self.item, self.guardian, self.tag);
         let mut has_handles = false;
         wire::push_record(self.record, item, Tag::Value, |out| {

@@ -191,6 +191,15 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// From now on, when this process goes on after a stop, `act` comes before anything else that it does. It runs as a
+/// signal handler.
+pub(crate) fn before_going_on(act: extern "C" fn(libc::c_int)) {
+    let act = act as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: a handler of the right signature; who passes it touches atomics only.
+    let before = unsafe { libc::signal(libc::SIGCONT, act) };
+    assert!(before != libc::SIG_ERR);
+}
+
 /// As `kill -9` by another.
 pub(crate) fn die() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::KILL);
