@@ -11,7 +11,6 @@
 //!
 //! Bytes from the other side become an owner by [`Owner::from_bits`] only. Whether the slot is in this segment's
 //! table is for the table to say. Compiled in every build, loom included: no dependency.
-// In segment/mod.rs: `pub(crate) mod owner;` without a cfg, as `pub(crate) mod words;`.
 
 use std::{fmt, num::NonZeroU32};
 
