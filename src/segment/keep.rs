@@ -20,9 +20,10 @@
 //! F looks again after putting LIVE back (fence between), and finds nothing.
 //!
 //! Killed here? Between the bit and the look in `hold`: a bit in a block that may be anything by then; `clear_slot` takes
-//! it away in every state, and [`Keep::hold_new`] where no block was to be seen. After clearing the last bit: a LIVE block without bits and pins; [`Keep::clear_slot`] frees it. In
-//! DYING or while a run is taken apart: the block names the dead process, which `clear_slot` continues. A pin row that
-//! is CLAIMED by a dead process is freed; a SET one goes with its guardian.
+//! it away in every state, and [`Keep::hold_new`] where no block was to be seen. After clearing the last bit: a LIVE
+//! block without bits and pins; [`Keep::clear_slot`] frees it. In DYING or while a run is taken apart: the block names
+//! the dead process, which `clear_slot` continues. A pin row that is CLAIMED by a dead process is freed; a SET one goes
+//! with its guardian.
 //!
 //! **Pin row** (8 words): 0 state: FREE 0, CLAIMED(pinner) 1, SET(pinner) 2 (tag in the low 2 bits); 1 offset;
 //! 2 generation; 3 guardian; 4 tag (the pool's: which task and item).
