@@ -114,6 +114,13 @@
 //! * **Workers share your terminal**: standard input, output and error are inherited, `cargo test` does not capture what
 //!   they print, and Ctrl-C reaches them as well: running tasks then fail with signal 2, even if your program handles it.
 //!   Their environment is that of the moment of `Pool::new`.
+//! * **A task that replaces its process by `exec`** is not noticed as a death: its future waits until that program ends. Its
+//!   locks are taken over at once.
+//! * **A task that closes descriptors which it does not own** leaves a worker that can neither make objects nor hold
+//!   handles: later tasks there fail with `DescriptorsLost`.
+//! * **A result's bytes are decoded as they are.** Overwritten by a stray write, a result of a recursive type can overflow the
+//!   stack, and one with a list of elements without size (`Vec<()>`) can take for ever.
+//! * **Many unread results with handles** (from some thousands on) are slow to take: each looks at the whole table of pins.
 //! * **A stack overflow in a task** is a death by signal 11 without a message.
 //! * **`main` does not run in a worker.** Statics that `main` sets, a logger that it installs, arguments that it parsed are
 //!   not there. Constructors run (C++ statics, crate `ctor`).
