@@ -11,8 +11,8 @@
 
 use crate::{
     atomic::{AcqRel, Acquire, Release, Word64},
-    error::CreateError,
-    segment::{Kind, Object, Segment, Stamp, handle, record::short_name},
+    error::{CreateError, HandleError},
+    segment::{Kind, Object, Place, Segment, Stamp, handle, record::short_name},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, marker::PhantomData, sync::Arc};
@@ -117,9 +117,35 @@ impl<T: Atomic> SharedAtomic<T> {
     /// # Errors
     /// [`CreateError::Full`] if there is no memory; the others when the segment cannot be made.
     pub fn new(value: T) -> Result<Self, CreateError> {
+        Self::place_in(&Segment::default_segment()?, value)
+    }
+
+    /// A new one in that segment.
+    pub(crate) fn place_in(segment: &Arc<Segment>, value: T) -> Result<Self, CreateError> {
         let init = |object: &Object| word(object).store(value.to_word(), Release);
-        let object = Segment::default_segment()?.create(Kind::Atomic, Stamp::of::<T>(), 0, 1, init)?;
+        let object = segment.create(Kind::Atomic, Stamp::of::<T>(), 0, 1, init)?;
         Ok(Self { object, of: PhantomData })
+    }
+
+    /// The atomic at that place, if there is one of this type.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
+    pub(crate) fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
+        let (stamp, name) = Self::expected();
+        Self::from_object(segment.open(place, Kind::Atomic, (stamp, &name))?)
+    }
+
+    /// An object of this kind and type, if it has the word for it.
+    fn from_object(object: Arc<Object>) -> Result<Self, HandleError> {
+        if object.w64().is_empty() {
+            return Err(HandleError::Malformed);
+        }
+        Ok(Self { object, of: PhantomData })
+    }
+
+    /// What the handle leads to.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
+    pub(crate) fn object(&self) -> &Arc<Object> {
+        &self.object
     }
 
     #[inline]
@@ -259,9 +285,6 @@ impl<'de, T: Atomic> Deserialize<'de> for SharedAtomic<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (stamp, name) = Self::expected();
         let object = handle::deserialize(deserializer, Kind::Atomic, (stamp, &name))?;
-        if object.w64().is_empty() {
-            return Err(serde::de::Error::custom(crate::HandleError::Malformed));
-        }
-        Ok(Self { object, of: PhantomData })
+        Self::from_object(object).map_err(serde::de::Error::custom)
     }
 }

@@ -15,7 +15,7 @@
 
 use crate::{
     error::{CreateError, HandleError, LockError},
-    segment::{Kind, Object, Segment, Stamp, handle, record::short_name},
+    segment::{Kind, Object, Place, Segment, Stamp, handle, record::short_name},
     sync::{
         LockKind, RawLock, Robust, Unlocked,
         cell::{Committed, cell_words},
@@ -88,15 +88,40 @@ impl<T: Pod> SharedValue<T> {
 
 impl<T: Pod, L: LockKind> SharedValue<T, L> {
     fn place(value: T) -> Result<Self, CreateError> {
+        Self::place_in(&Segment::default_segment()?, value)
+    }
+
+    /// A new value in that segment.
+    pub(crate) fn place_in(segment: &Arc<Segment>, value: T) -> Result<Self, CreateError> {
         let mut prepared = Ok(());
         let init = |object: &Object| {
             prepared = L::prepare(object);
             Committed::new(object.w64(), size_of::<T>()).commit(bytemuck::bytes_of(&value));
         };
         let words = cell_words(size_of::<T>());
-        let object = Segment::default_segment()?.create(L::VALUE, Stamp::of::<T>(), L::WORDS, words, init)?;
+        let object = segment.create(L::VALUE, Stamp::of::<T>(), L::WORDS, words, init)?;
         prepared?;
         Ok(Self { object, of: PhantomData })
+    }
+
+    /// The value at that place, if there is one of this kind and type.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
+    pub(crate) fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
+        Self::from_object(segment.open(place, L::VALUE, (Stamp::of::<T>(), &short_name::<T>()))?)
+    }
+
+    /// An object of this kind and type, if it has the words for it.
+    fn from_object(object: Arc<Object>) -> Result<Self, HandleError> {
+        if object.w32().len() < L::WORDS || object.w64().len() < cell_words(size_of::<T>()) {
+            return Err(HandleError::Malformed);
+        }
+        Ok(Self { object, of: PhantomData })
+    }
+
+    /// What the handle leads to.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
+    pub(crate) fn object(&self) -> &Arc<Object> {
+        &self.object
     }
 
     #[inline(always)]
@@ -380,9 +405,6 @@ impl<'de, T: Pod, L: LockKind> Deserialize<'de> for SharedValue<T, L> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let kind: Kind = L::VALUE;
         let object = handle::deserialize(deserializer, kind, (Stamp::of::<T>(), &short_name::<T>()))?;
-        if object.w32().len() < L::WORDS || object.w64().len() < cell_words(size_of::<T>()) {
-            return Err(de::Error::custom(HandleError::Malformed));
-        }
-        Ok(Self { object, of: PhantomData })
+        Self::from_object(object).map_err(de::Error::custom)
     }
 }

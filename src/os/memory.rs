@@ -146,7 +146,7 @@ impl Drop for Mapping {
 }
 
 /// A page of this process that reads as zero in a forked child, however it was forked.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct ForkAware(&'static Private32);
 
 impl ForkAware {

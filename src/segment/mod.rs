@@ -54,7 +54,6 @@ const DEFAULT_MAX_PROCESSES: u32 = 127;
 #[cfg(not(loom))]
 mod attached {
     use super::{
-        DEFAULT_MAX_PROCESSES,
         bytes::Bytes,
         extents::{Extents, Hints, State},
         keep::{Keep, Place},
@@ -77,6 +76,7 @@ mod attached {
     use std::{
         cell::RefCell,
         collections::HashMap,
+        ptr,
         sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     };
 
@@ -99,14 +99,28 @@ mod attached {
         /// Where objects go that were not put anywhere else.
         default: Option<Arc<Segment>>,
         segments: HashMap<u128, Own>,
+        /// Words of segments that are gone, to be used again: their pages are never unmapped.
+        spare: Vec<ForkAware>,
     }
 
     /// Our part in one segment.
     struct Own {
         segment: Weak<Segment>,
+        /// The segment's word: 0 in a forked child that has not attached, which has inherited no anchor.
+        identity: ForkAware,
         anchor: Option<Anchor>,
         objects: HashMap<u64, Held>,
         hints: Hints,
+    }
+
+    impl Drop for Own {
+        fn drop(&mut self) {
+            if let Some(anchor) = self.anchor.take()
+                && self.identity.word().load(Relaxed) == 0
+            {
+                anchor.not_inherited();
+            }
+        }
     }
 
     /// An object that this process holds.
@@ -149,6 +163,10 @@ mod attached {
         fn own(&mut self, segment: &Segment) -> Option<&mut Own> {
             self.segments.get_mut(&segment.id)
         }
+
+        fn identity(&mut self) -> Result<ForkAware, OsError> {
+            self.spare.pop().map_or_else(ForkAware::new, Ok)
+        }
     }
 
     impl Segment {
@@ -159,33 +177,45 @@ mod attached {
             if let Some(segment) = &local.default {
                 return Ok(Arc::clone(segment));
             }
+            let (segment, own) = Self::create_default_size(local)?;
+            local.segments.insert(segment.id, own);
+            local.default = Some(Arc::clone(&segment));
+            Ok(segment)
+        }
+
+        /// A further private segment, reached through its handles and its descriptor only.
+        #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
+        pub(crate) fn private() -> Result<Arc<Self>, CreateError> {
+            let mut local = local()?;
+            let local = local.get_or_insert_default();
+            let (segment, own) = Self::create_default_size(local)?;
+            local.segments.insert(segment.id, own);
+            Ok(segment)
+        }
+
+        fn create_default_size(local: &mut Local) -> Result<(Arc<Self>, Own), CreateError> {
             let mut geometry = Geometry::default_private()?;
             loop {
-                match Self::create_private(geometry) {
-                    Ok((segment, own)) => {
-                        local.segments.insert(segment.id, own);
-                        local.default = Some(Arc::clone(&segment));
-                        return Ok(segment);
-                    }
+                match Self::create_private(geometry, local) {
                     // Less address space than memory (RLIMIT_AS): half of it may do.
                     Err(CreateError::Os(OsError { errno: libc::ENOMEM | libc::EFBIG, .. })) => {
                         let half = geometry.reserve / 2 / EXTENT * EXTENT;
-                        geometry = Geometry::new(half, DEFAULT_MAX_PROCESSES)
+                        geometry = Geometry::new(half, geometry.max_processes)
                             .ok_or(CreateError::Full { bytes: geometry.reserve })?;
                     }
-                    Err(e) => return Err(e),
+                    other => return other,
                 }
             }
         }
 
-        fn create_private(geometry: Geometry) -> Result<(Arc<Self>, Own), CreateError> {
+        fn create_private(geometry: Geometry, local: &mut Local) -> Result<(Arc<Self>, Own), CreateError> {
             let fd = memory::create_sealed(geometry.reserve)?;
             let segment = Self {
                 id: memory::random_id()?,
                 geometry,
                 bytes: Bytes::new(Mapping::new(fd.as_fd(), geometry.reserve as usize)?),
                 observer: Observer::open(fd.as_fd())?,
-                identity: ForkAware::new()?,
+                identity: local.identity()?,
                 registered: OnceLock::new(),
             };
             super::extents::commit(&segment.observer, 0, geometry.pins_at)?;
@@ -203,6 +233,15 @@ mod attached {
 
         /// Takes part in a private segment that another process made, and makes it this process's default.
         pub(crate) fn adopt(fd: OwnedFd) -> Result<Arc<Self>, CreateError> {
+            let segment = Self::join(fd)?;
+            // What was the default is dropped after the lock: a segment's last reference takes it again.
+            let before = local()?.get_or_insert_default().default.replace(Arc::clone(&segment));
+            drop(before);
+            Ok(segment)
+        }
+
+        /// Takes part in a private segment that another process made (or this one: then it is the same).
+        pub(crate) fn join(fd: OwnedFd) -> Result<Arc<Self>, CreateError> {
             let damaged = |what: &'static str| CreateError::Damaged(what.into());
             if !memory::is_sealed(fd.as_fd()) {
                 return Err(damaged("its size is not sealed"));
@@ -224,12 +263,11 @@ mod attached {
                 .ok_or(damaged("its sizes contradict each other"))?;
             let half = |at| u128::from(bytes.w64(at).load(Relaxed));
             let id = half(header::ID) | half(header::ID + 8) << 64;
-            let mut before = None; // dropped after the lock: a segment's last reference takes it again
+            let known; // dropped after the lock, as above
             let mut local = local()?;
             let local = local.get_or_insert_default();
-            if let Some(segment) = local.segments.get(&id).and_then(|own| own.segment.upgrade()) {
-                before.clone_from(&local.default);
-                local.default = Some(Arc::clone(&segment));
+            known = local.segments.get(&id).and_then(|own| own.segment.upgrade());
+            if let Some(segment) = known {
                 return Ok(segment);
             }
             let (segment, own) = Self {
@@ -237,13 +275,11 @@ mod attached {
                 geometry,
                 bytes,
                 observer: Observer::open(fd.as_fd())?,
-                identity: ForkAware::new()?,
+                identity: local.identity()?,
                 registered: OnceLock::new(),
             }
             .attached()?;
             local.segments.insert(id, own);
-            before.clone_from(&local.default);
-            local.default = Some(Arc::clone(&segment));
             Ok(segment)
         }
 
@@ -254,6 +290,7 @@ mod attached {
             let segment = Arc::new(self);
             let own = Own {
                 segment: Arc::downgrade(&segment),
+                identity: segment.identity,
                 anchor: Some(anchor),
                 objects: HashMap::new(),
                 hints: Hints::default(),
@@ -598,14 +635,15 @@ mod attached {
             if self.registered.get().is_none() {
                 return; // an attach that failed: its caller has the lock
             }
-            // The anchor goes with the record of our part, and with it our slot.
             let Ok(mut local) = local() else { return };
-            let own = local.as_mut().and_then(|local| local.segments.remove(&self.id));
-            if let Some(anchor) = own.and_then(|own| own.anchor)
-                && self.me_now().is_none()
-            {
-                anchor.not_inherited();
+            let local = local.get_or_insert_default();
+            // Another thread may have joined the same segment anew between the last handle and here.
+            if local.own(self).is_some_and(|own| ptr::eq(own.segment.as_ptr(), self)) {
+                // The anchor goes with the record of our part, and with it our slot.
+                local.segments.remove(&self.id);
             }
+            self.identity.word().store(0, Release);
+            local.spare.push(self.identity);
         }
     }
 }

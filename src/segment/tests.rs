@@ -150,3 +150,49 @@ fn a_segment_that_is_not_ours_is_refused() {
     assert_eq!(with(header::MAX_PROCESSES, 0), "its sizes contradict each other");
     assert_eq!(with(header::MAX_PROCESSES, 1 << 40), "its sizes contradict each other");
 }
+
+#[test]
+fn a_further_private_segment_is_not_the_default_and_ends_with_its_last_handle() {
+    let of_its_own = Segment::private().unwrap();
+    let default = Segment::default_segment().unwrap();
+    assert_ne!(of_its_own.id(), default.id());
+    let value = SharedValue::<u64>::place_in(&of_its_own, 5).unwrap();
+    let count = SharedAtomic::place_in(&of_its_own, 1u8).unwrap();
+    let place = value.object().place();
+    *SharedValue::<u64>::open_in(&of_its_own, place).unwrap().get_lock().unwrap() += 1;
+    assert_eq!(SharedAtomic::<u8>::open_in(&of_its_own, count.object().place()).unwrap().fetch_add(1), 1);
+    assert!(matches!(SharedAtomic::<u64>::open_in(&of_its_own, place), Err(HandleError::WrongType { .. })));
+    assert!(matches!(SharedValue::<u32>::open_in(&of_its_own, place), Err(HandleError::WrongType { .. })));
+    assert_eq!(of_its_own.verify().unwrap().objects, 2);
+
+    let joined = Segment::join(of_its_own.descriptor().unwrap().try_clone_to_owned().unwrap()).unwrap();
+    assert!(Arc::ptr_eq(&joined, &of_its_own), "one attach per segment and process");
+    let id = of_its_own.id();
+    drop((joined, of_its_own));
+    assert!(Segment::by_id(id).is_some(), "a handle keeps its segment");
+    assert_eq!(value.get(), 6);
+    drop((value, count));
+    assert!(Segment::by_id(id).is_none());
+}
+
+/// The last handle goes in one thread while another joins: never two records of one part, none lost.
+#[test]
+fn joining_while_the_last_handle_goes() {
+    let segment = Segment::private().unwrap();
+    let fd = segment.descriptor().unwrap().try_clone_to_owned().unwrap();
+    drop(segment);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for i in 0..200u64 {
+                    let segment = Segment::join(fd.try_clone().unwrap()).unwrap();
+                    let value = SharedValue::<u64>::place_in(&segment, i).unwrap();
+                    assert_eq!(value.get(), i);
+                }
+            });
+        }
+    });
+    let segment = Segment::join(fd).unwrap();
+    let report = segment.verify().unwrap();
+    assert_eq!((report.objects, report.processes), (0, 1));
+}
