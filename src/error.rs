@@ -1,8 +1,11 @@
 //! One enum per operation, and their sum. All are `'static`, `Send`, `Sync` and serde, so that a task can
 //! return them: system errors are kept as the call and its `errno`.
+//!
+//! A [`LockError`] can carry a guard. In what is stored, returned or sent there is `()` in its place: the guard was
+//! released, and what it left is left for the next owner.
 
-use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, path::PathBuf};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{borrow::Cow, convert::Infallible, fmt, ops::Range, path::PathBuf};
 
 /// `Result` with [`Error`], into which every error of the crate converts by `?`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -17,10 +20,17 @@ pub struct OsError {
     pub errno: i32,
 }
 
-/// A lock was not taken.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+/// A lock was not taken, or not taken as it should be.
+///
+/// `G` is the guard that rides in [`Inherited`](LockError::Inherited): locks that are never inherited say
+/// [`Infallible`], and where the guard was released there is `()`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(bound(serialize = "G: Stored", deserialize = "G: Stored"))]
 #[non_exhaustive]
-pub enum LockError {
+pub enum LockError<G = Infallible> {
+    /// You hold the lock, and an owner before you died in the middle of a change. Look, mend, accept.
+    #[error("{0}")]
+    Inherited(Inherited<G>),
     /// This thread holds the lock already; waiting would last for ever.
     #[error("this thread holds the lock already: drop its guard first")]
     Deadlock,
@@ -30,6 +40,12 @@ pub enum LockError {
         /// The process that held it when we gave up, if it is known.
         owner: Option<u32>,
     },
+    /// The object is open here for reading only.
+    #[error("open for reading only")]
+    ReadOnly,
+    /// The array was frozen: nobody gets it for writing any more.
+    #[error("the array is frozen")]
+    Frozen,
     /// The bytes of the lock are not what a lock can be: somebody overwrote them.
     #[error("the lock's bytes were overwritten: whatever they protected cannot be trusted")]
     Damaged,
@@ -53,12 +69,204 @@ pub enum LockError {
     Os(#[from] OsError),
 }
 
-impl From<CreateError> for LockError {
+/// What taking a lock gives: the guard, or why not. The guard may be in the error: [`LockError::Inherited`].
+pub type LockResult<G> = std::result::Result<G, LockError<G>>;
+
+impl<G> LockError<G> {
+    /// Mends what a dead owner left, clears its mark, and goes on with the guard:
+    /// `array.get_lock().or_else(|e| e.repair(|g| g.fill(0)))?`.
+    ///
+    /// # Errors
+    /// All other errors pass through.
+    pub fn repair(self, mend: impl FnOnce(&mut G)) -> LockResult<G>
+    where
+        G: Inherit,
+    {
+        match self {
+            LockError::Inherited(mut inherited) => {
+                mend(&mut inherited.guard);
+                Ok(inherited.accept())
+            }
+            other => Err(other),
+        }
+    }
+
+    /// Lets the guard go, if there is one; its mark stays for the next owner. What `?` into [`Error`] does. Written out
+    /// it is needed before `?` into a boxed error that must be `Send`.
+    pub fn release(self) -> LockError<()> {
+        self.map(drop)
+    }
+
+    /// The same with another guard.
+    pub(crate) fn map<H>(self, f: impl FnOnce(G) -> H) -> LockError<H> {
+        match self {
+            LockError::Inherited(Inherited { guard, pid, range }) => {
+                LockError::Inherited(Inherited { guard: f(guard), pid, range })
+            }
+            LockError::Deadlock => LockError::Deadlock,
+            LockError::Timeout { owner } => LockError::Timeout { owner },
+            LockError::ReadOnly => LockError::ReadOnly,
+            LockError::Frozen => LockError::Frozen,
+            LockError::Damaged => LockError::Damaged,
+            LockError::DescriptorsLost => LockError::DescriptorsLost,
+            LockError::TooManyProcesses { max } => LockError::TooManyProcesses { max },
+            LockError::Gone => LockError::Gone,
+            LockError::Os(e) => LockError::Os(e),
+        }
+    }
+}
+
+#[allow(dead_code, reason = "for locks that build on others")]
+impl LockError {
+    /// As the error of a lock that can be inherited; this one was not.
+    pub(crate) fn widen<G>(self) -> LockError<G> {
+        self.map(|never| match never {})
+    }
+}
+
+impl<G> fmt::Debug for LockError<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockError::Inherited(inherited) => f.debug_tuple("Inherited").field(inherited).finish(),
+            LockError::Deadlock => f.write_str("Deadlock"),
+            LockError::Timeout { owner } => f.debug_struct("Timeout").field("owner", owner).finish(),
+            LockError::ReadOnly => f.write_str("ReadOnly"),
+            LockError::Frozen => f.write_str("Frozen"),
+            LockError::Damaged => f.write_str("Damaged"),
+            LockError::DescriptorsLost => f.write_str("DescriptorsLost"),
+            LockError::TooManyProcesses { max } => {
+                f.debug_struct("TooManyProcesses").field("max", max).finish()
+            }
+            LockError::Gone => f.write_str("Gone"),
+            LockError::Os(e) => f.debug_tuple("Os").field(e).finish(),
+        }
+    }
+}
+
+/// A lock that is yours, though an owner before you died in it, perhaps in the middle of a change.
+///
+/// Dropped unanswered, the lock is free again and keeps its mark: the next owner is told as well.
+#[derive(Clone, PartialEq, Eq)]
+#[must_use = "dropping it releases the lock and leaves its mark"]
+pub struct Inherited<G> {
+    guard: G,
+    pid: u32,
+    range: Option<(usize, usize)>,
+}
+
+impl<G> Inherited<G> {
+    #[allow(dead_code, reason = "in a loom build there is no guard that can be inherited")]
+    /// `range` is which elements the dead owner may have left half changed, if the lock covers elements.
+    pub(crate) fn new(guard: G, pid: u32, range: Option<Range<usize>>) -> Self {
+        Self { guard, pid, range: range.map(|range| (range.start, range.end)) }
+    }
+
+    /// The process that died; 0 if it is not known any more which.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Of an array: the elements, counted from the start of the slice that was locked, that it may have left half
+    /// changed. If several owners died in several places, from the first such element to the last.
+    pub fn range(&self) -> Option<Range<usize>> {
+        self.range.map(|(start, end)| start..end)
+    }
+
+    /// What it left, to look at.
+    pub fn get_ref(&self) -> &G {
+        &self.guard
+    }
+
+    /// What it left, to mend.
+    pub fn get_mut(&mut self) -> &mut G {
+        &mut self.guard
+    }
+
+    /// The data are in order: clears the mark and gives the guard.
+    pub fn accept(mut self) -> G
+    where
+        G: Inherit,
+    {
+        self.guard.clear_mark();
+        self.guard
+    }
+}
+
+impl<G> fmt::Debug for Inherited<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inherited")
+            .field("pid", &self.pid)
+            .field("range", &self.range())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<G> fmt::Display for Inherited<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the lock's last owner, ")?;
+        match self.pid {
+            0 => f.write_str("a process that is not known any more,")?,
+            pid => write!(f, "process {pid},")?,
+        }
+        f.write_str(" died in the middle of a change")?;
+        match &self.range {
+            Some((start, end)) => write!(f, " of elements {start}..{end}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A guard that can be inherited with a mark on it. Sealed: the crate's guards are, users only call.
+#[allow(private_bounds, reason = "sealed")]
+pub trait Inherit: Marked {}
+
+impl<G: Marked> Inherit for G {}
+
+/// How the mark of a dead owner is cleared.
+pub(crate) trait Marked {
+    /// The data behind the guard are whole again.
+    fn clear_mark(&mut self);
+}
+
+/// What stands in the place of a guard in an error that can be stored and sent.
+pub(crate) trait Stored: Sized {
+    /// The guard that is none, if such an error can carry one.
+    fn stored() -> Option<Self>;
+}
+
+impl Stored for () {
+    fn stored() -> Option<Self> {
+        Some(())
+    }
+}
+
+impl Stored for Infallible {
+    fn stored() -> Option<Self> {
+        None
+    }
+}
+
+impl<G: Stored> Serialize for Inherited<G> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        (self.pid, self.range).serialize(serializer)
+    }
+}
+
+impl<'de, G: Stored> Deserialize<'de> for Inherited<G> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let (pid, range) = Deserialize::deserialize(deserializer)?;
+        let guard = G::stored().ok_or(de::Error::custom("a lock of this kind is never inherited"))?;
+        Ok(Self { guard, pid, range })
+    }
+}
+
+impl<G> From<CreateError> for LockError<G> {
     /// A forked child takes a place of its own when it first locks.
     fn from(e: CreateError) -> Self {
         match e {
             CreateError::TooManyProcesses { max } => LockError::TooManyProcesses { max },
             CreateError::DescriptorsLost => LockError::DescriptorsLost,
+            CreateError::ReadOnly => LockError::ReadOnly,
             CreateError::Os(e) => LockError::Os(e),
             CreateError::Full { .. } | CreateError::Invalid(_) | CreateError::Damaged(_) => {
                 LockError::Damaged
@@ -91,12 +299,59 @@ pub enum CreateError {
     /// See [`LockError::DescriptorsLost`].
     #[error("the descriptors of this segment were closed under us")]
     DescriptorsLost,
+    /// The segment is open here for reading only.
+    #[error("open for reading only")]
+    ReadOnly,
     /// The segment's bytes are not what we wrote.
     #[error("the segment was overwritten: {0}")]
     Damaged(Cow<'static, str>),
     /// The kernel refused.
     #[error(transparent)]
     Os(#[from] OsError),
+}
+
+/// Elements of an array were not reached, or not changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArrayError {
+    /// No such element.
+    #[error("there is no element {index}: the array has {len}")]
+    Index {
+        /// What was asked for.
+        index: usize,
+        /// How many elements there are.
+        len: usize,
+    },
+    /// A range that is not within the array, or ends before it begins.
+    #[error("elements {start}..{end} are not within an array of {len}")]
+    Range {
+        /// Its first element.
+        start: usize,
+        /// The element behind its last.
+        end: usize,
+        /// How many elements there are.
+        len: usize,
+    },
+    /// Two lengths that have to be equal.
+    #[error("{given} elements were given for {len}")]
+    Length {
+        /// How many elements the caller has.
+        given: usize,
+        /// How many this array has.
+        len: usize,
+    },
+    /// The lock behind it. A guard that rode in it was released; its mark stays.
+    #[error(transparent)]
+    Lock(LockError<()>),
+    /// No memory for what an all-or-nothing change needs.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+}
+
+impl<G> From<LockError<G>> for ArrayError {
+    fn from(e: LockError<G>) -> Self {
+        ArrayError::Lock(e.release())
+    }
 }
 
 /// A handle did not arrive.
@@ -218,12 +473,15 @@ pub enum TaskError {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// See [`LockError`].
+    /// See [`LockError`]. A guard that rode in it was released; its mark stays.
     #[error(transparent)]
-    Lock(#[from] LockError),
+    Lock(LockError<()>),
     /// See [`CreateError`].
     #[error(transparent)]
     Create(#[from] CreateError),
+    /// See [`ArrayError`].
+    #[error(transparent)]
+    Array(#[from] ArrayError),
     /// See [`HandleError`].
     #[error(transparent)]
     Handle(#[from] HandleError),
@@ -241,6 +499,12 @@ pub enum Error {
     Io(Option<i32>, String),
 }
 
+impl<G> From<LockError<G>> for Error {
+    fn from(e: LockError<G>) -> Self {
+        Error::Lock(e.release())
+    }
+}
+
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         Error::Io(e.raw_os_error(), e.to_string())
@@ -250,5 +514,63 @@ impl From<std::io::Error> for Error {
 impl OsError {
     pub(crate) fn new(call: &'static str, errno: i32) -> Self {
         Self { call: Cow::Borrowed(call), errno }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// A guard that tells what became of it.
+    #[derive(Debug, Default)]
+    struct Guard<'a> {
+        cleared: Option<&'a std::cell::Cell<bool>>,
+        mended: bool,
+    }
+
+    impl Marked for Guard<'_> {
+        fn clear_mark(&mut self) {
+            self.cleared.expect("a cell").set(true);
+        }
+    }
+
+    #[test]
+    fn an_inherited_guard_is_refused_mended_or_accepted() {
+        let cleared = std::cell::Cell::new(false);
+        let inherited = || {
+            let guard = Guard { cleared: Some(&cleared), mended: false };
+            LockError::Inherited(Inherited::new(guard, 7, Some(2..5)))
+        };
+        let refused: Error = inherited().into();
+        let Error::Lock(LockError::Inherited(stored)) = &refused else { panic!("{refused:?}") };
+        assert_eq!((stored.pid(), stored.range(), cleared.get()), (7, Some(2..5), false), "the mark stays");
+        assert_eq!(
+            refused.to_string(),
+            "the lock's last owner, process 7, died in the middle of a change of elements 2..5"
+        );
+
+        let guard = inherited().repair(|guard| guard.mended = true).expect("the guard");
+        assert!(guard.mended && cleared.replace(false), "mended, and the mark is gone");
+        let timeout = LockError::<Guard<'_>>::Timeout { owner: None };
+        assert!(matches!(timeout.repair(|_| panic!("nothing to mend")), Err(LockError::Timeout { .. })));
+
+        let LockError::Inherited(mut inherited) = inherited() else { panic!("made as one") };
+        inherited.get_mut().mended = true;
+        assert!(inherited.get_ref().mended && !cleared.get());
+        assert!(inherited.accept().mended && cleared.get());
+    }
+
+    #[test]
+    fn errors_travel() {
+        let stored = LockError::Inherited(Inherited::new((), 0, None));
+        let there = postcard::to_stdvec(&Error::from(stored.clone())).expect("encodes");
+        assert_eq!(postcard::from_bytes::<Error>(&there), Ok(Error::Lock(stored.clone())));
+        let there = postcard::to_stdvec(&stored).expect("encodes");
+        assert!(postcard::from_bytes::<LockError>(&there).is_err(), "a value's lock is never inherited");
+        let timeout: LockError = LockError::Timeout { owner: Some(3) };
+        let there = postcard::to_stdvec(&timeout).expect("encodes");
+        assert_eq!(postcard::from_bytes(&there), Ok(timeout));
+        let there = ArrayError::from(LockError::<Infallible>::Deadlock);
+        assert_eq!(there, ArrayError::Lock(LockError::Deadlock));
     }
 }

@@ -62,7 +62,8 @@ pub use self::{
     value::{SharedValue, ValueGuard},
 };
 pub use error::{
-    CreateError, Error, HandleError, LockError, OsError, PoolError, Result, TaskError, VerifyError,
+    ArrayError, CreateError, Error, HandleError, Inherit, Inherited, LockError, LockResult, OsError,
+    PoolError, Result, TaskError, VerifyError,
 };
 
 /// Checks the process's own segment: is every byte free, or in use exactly once? Clears what dead processes left
