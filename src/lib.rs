@@ -105,6 +105,16 @@ pub mod crash {
     }
 }
 
+/// Doors to what is not public, for the targets in `fuzz/`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// The pool's wire.
+    pub fn wire(bytes: &[u8]) {
+        crate::pool::fuzzing::run(bytes);
+    }
+}
+
 /// The examples of the README run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -209,6 +209,9 @@ fn tree() -> Vec<File> {
         let Ok(entries) = fs::read_dir(folder) else { return };
         for path in entries.map(|entry| entry.expect("an entry of a folder").path()) {
             if path.is_dir() {
+                if path.ends_with("target") {
+                    continue; // what was built there is not ours
+                }
                 walk(&path, files);
             } else if path.extension().is_some_and(|end| end == "rs") {
                 let text = fs::read_to_string(&path).expect("source text is UTF-8");

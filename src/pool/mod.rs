@@ -55,5 +55,8 @@ pub use self::{
     plain::{Plain, PlainData},
 };
 
+#[cfg(fuzzing)]
+pub(crate) use self::wire::fuzzing;
+
 #[cfg(all(test, not(loom)))]
 mod tests;

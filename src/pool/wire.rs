@@ -465,3 +465,7 @@ pub(crate) const MAX_MESSAGE: usize = 4096;
 #[cfg(test)]
 #[path = "tests/wire.rs"]
 mod tests;
+
+#[cfg(fuzzing)]
+#[path = "fuzzing.rs"]
+pub(crate) mod fuzzing;
