@@ -469,6 +469,22 @@ pub enum TaskError {
     Pool(#[from] PoolError),
 }
 
+/// A key or a value has no bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("it cannot be encoded: {why}")]
+#[non_exhaustive]
+pub struct EncodeError {
+    /// In words.
+    pub why: Cow<'static, str>,
+}
+
+impl EncodeError {
+    /// For a [`Codec`](crate::Codec) of one's own.
+    pub fn new(why: impl Into<Cow<'static, str>>) -> Self {
+        Self { why: why.into() }
+    }
+}
+
 /// Any error of the crate. Serialisable, so that a task may return it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -494,6 +510,9 @@ pub enum Error {
     /// See [`TaskError`].
     #[error(transparent)]
     Task(#[from] TaskError),
+    /// See [`EncodeError`].
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     /// A `std::io::Error`, as its `errno` (if it had one) and its text: tasks that read files may use `?`.
     #[error("{1}")]
     Io(Option<i32>, String),

@@ -41,6 +41,8 @@
 //! How it is kept, and what is not promised, is in [`docs`].
 
 mod atomic;
+#[cfg(not(loom))]
+mod codec;
 mod error;
 mod os;
 mod segment;
@@ -56,14 +58,15 @@ mod value;
 
 #[cfg(not(loom))]
 pub use self::{
-    pool::{FlattenErrors, Map, Plain, PlainData, Pool, PoolBuilder, TaskFuture, Wire},
+    codec::{Codec, Key, Plain, PlainData, Serde},
+    pool::{FlattenErrors, Map, Pool, PoolBuilder, TaskFuture, Wire},
     segment::Report,
     shared_atomic::{Atomic, Bits, Number, SharedAtomic},
     value::{SharedValue, ValueGuard},
 };
 pub use error::{
-    ArrayError, CreateError, Error, HandleError, Inherit, Inherited, LockError, LockResult, OsError,
-    PoolError, Result, TaskError, VerifyError,
+    ArrayError, CreateError, EncodeError, Error, HandleError, Inherit, Inherited, LockError, LockResult,
+    OsError, PoolError, Result, TaskError, VerifyError,
 };
 
 /// Checks the process's own segment: is every byte free, or in use exactly once? Clears what dead processes left

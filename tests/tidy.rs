@@ -29,6 +29,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("os", 2),
     ("segment", 3),
     ("sync", 4),
+    ("codec", 4),
     ("value", 5),
     ("shared_atomic", 5),
     ("pool", 6),

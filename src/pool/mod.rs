@@ -17,7 +17,6 @@
 //! | `desk` | the parent's side of the slots, and private records of tasks | all above |
 //! | `supervisor` | starts, hears and replaces workers; settles what the dead left | all above |
 //! | `future` | results, one or a row of them | `desk` |
-//! | `plain` | plain data as bytes, past serde's elements | nothing |
 //! | `face` | `Pool` and its builder | all |
 //!
 //! **The promise, and where it is kept.** Each future resolves: a task is run, or its failure is reported, in that one
@@ -38,8 +37,6 @@ mod face;
 #[cfg(not(loom))]
 mod future;
 #[cfg(not(loom))]
-mod plain;
-#[cfg(not(loom))]
 mod supervisor;
 #[cfg(not(loom))]
 mod trampoline;
@@ -52,7 +49,6 @@ mod worker;
 pub use self::{
     face::{Pool, PoolBuilder, Wire},
     future::{FlattenErrors, Map, TaskFuture},
-    plain::{Plain, PlainData},
 };
 
 #[cfg(fuzzing)]

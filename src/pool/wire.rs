@@ -40,6 +40,7 @@
 //! over the control socket is our own process.
 
 use super::slot::{Progress, Ring, Shape};
+pub(crate) use crate::codec::serial::{decode, encode};
 use crate::{
     atomic::{Relaxed, Word32, Word64},
     segment::{
@@ -47,8 +48,7 @@ use crate::{
         words::{load_bytes, store_bytes},
     },
 };
-use postcard::ser_flavors::Flavor;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// "allmend", and the version of the layout. Raise it with every change here or in `slot.rs`.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"allmend\x02");
@@ -385,38 +385,6 @@ pub(crate) fn split_record(bytes: &[u8], count: u32) -> Option<(Record<'_>, &[u8
     }
     let record = Record { tag, item, pinned: head >> 56 & 1 == 1, body: &rest[..length] };
     Some((record, &rest[padded..]))
-}
-
-// --- bodies ---
-
-/// Appends to a vector that stays ours when an element does not encode.
-struct Append<'a>(&'a mut Vec<u8>);
-
-impl Flavor for Append<'_> {
-    type Output = ();
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
-    }
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
-    }
-}
-
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> postcard::Result<()> {
-    postcard::serialize_with_flavor(value, Append(out))
-}
-
-/// The whole of `bytes`, and nothing behind it.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> postcard::Result<T> {
-    match postcard::take_from_bytes(bytes)? {
-        (value, []) => Ok(value),
-        _ => Err(postcard::Error::DeserializeBadEncoding),
-    }
 }
 
 // --- the control socket ---

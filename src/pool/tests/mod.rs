@@ -1,6 +1,7 @@
 //! The room as a whole: real workers, which are this test program started again.
 
 use super::*;
+use crate::Plain;
 use crate::{
     Error, PoolError, SharedAtomic, SharedValue, TaskError,
     os::process::{Signal, kill_self},

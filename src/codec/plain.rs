@@ -1,4 +1,7 @@
 //! Plain data as bytes: what serde would take element by element is one copy.
+//!
+//! Two uses of one type. As an argument of a task it is a wrapper that is built, around what is [`PlainData`]; in the type
+//! of a container it is a marker around a `Pod`, and is never built (`types.rs`).
 
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -16,6 +19,9 @@ use std::{fmt, marker::PhantomData};
 /// }
 /// assert_eq!(total(Plain(vec![0.5; 8])), 4.0);
 /// ```
+///
+/// In the type of a container it marks a structure of yours that is [`Pod`](bytemuck::Pod), `SharedMap<u64, Plain<Point>>`:
+/// callers pass `&Point` and get `Point`. (Vectors and arrays need no mark there.) See [`Codec`](crate::Codec).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Plain<T>(pub T);
 
@@ -94,7 +100,7 @@ impl<'de, T: PlainData> Deserialize<'de> for Plain<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::wire::{decode, encode};
+    use crate::codec::serial::{decode, encode};
 
     #[test]
     fn bytes_come_back_at_any_alignment_and_only_whole() {
