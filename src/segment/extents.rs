@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | FREE | 0 | unused (its pages may stay) | anybody, by CAS to CLAIMED |
 //! | CLAIMED | owner | being made into something | its owner; anybody, once that is dead |
-//! | SLAB | class | equal blocks of `128 << class` bytes, for ever | nobody |
+//! | SLAB | class | equal blocks of `size(class)` bytes, for ever | nobody |
 //! | RUN | n | first of `n` extents that are one block | who frees the block |
 //! | TAIL | head | one of the others | who frees the block |
 //!
@@ -17,6 +17,7 @@
 //! | FREE | 0 | |
 //! | PENDING | owner | being made, or (runs) being taken apart |
 //! | LIVE | 0 | an object: see `keep` for how long |
+//! | LIVE | offset | PART: belongs to the object at that offset, and goes with it: see `parts` |
 //! | DYING | owner | its owner believes that nobody keeps it, and looks once more |
 //!
 //! ```text
@@ -54,9 +55,23 @@ use crate::{
     os::{liveness::Observer, memory},
 };
 
-/// Size classes of slab blocks: `128 << class`.
-const CLASSES: usize = 11;
+/// Size classes of slab blocks: powers of two for objects, and some with room for a power of two behind a record,
+/// which only parts ask for.
+const CLASSES: usize = OBJECT_CLASSES + PART_CLASSES;
+const OBJECT_CLASSES: usize = 11;
+const PART_CLASSES: usize = 4;
 const SMALLEST: u64 = 128;
+const SMALLEST_PART: u64 = 1024;
+/// The largest record: see `layout::Geometry::record_bytes`.
+const RECORD_ROOM: u64 = 192;
+
+/// Bytes of a block of that class.
+const fn size(class: u8) -> u64 {
+    match (class as usize).checked_sub(OBJECT_CLASSES) {
+        None => SMALLEST << class,
+        Some(step) => (SMALLEST_PART << (2 * step)) + RECORD_ROOM,
+    }
+}
 
 /// What an extent word says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,6 +114,8 @@ pub(crate) enum State {
     Free,
     Pending(Owner),
     Live,
+    /// Belongs to the object at that offset, which is never 0.
+    Part(u64),
     Dying(Owner),
 }
 
@@ -108,6 +125,7 @@ impl State {
             State::Free => 0,
             State::Pending(owner) => 1 | u64::from(owner.bits()) << 2,
             State::Live => 2,
+            State::Part(parent) => 2 | parent << 2,
             State::Dying(owner) => 3 | u64::from(owner.bits()) << 2,
         }
     }
@@ -119,6 +137,7 @@ impl State {
             (0, 0) => Some(State::Free),
             (1, _) => owner().map(State::Pending),
             (2, 0) => Some(State::Live),
+            (2, parent) => Some(State::Part(parent)),
             (3, _) => owner().map(State::Dying),
             _ => None,
         }
@@ -148,7 +167,7 @@ enum BlockKind {
 
 /// Blocks of a slab of `class`: how many, and where the first begins in its extent.
 const fn slab(class: u8) -> (u64, u64) {
-    let size = SMALLEST << class;
+    let size = size(class);
     let mut n = EXTENT / (size + 8);
     loop {
         let first = (n * 8).next_multiple_of(64);
@@ -162,8 +181,14 @@ const fn slab(class: u8) -> (u64, u64) {
 /// Where a run's record begins in its first extent.
 const RUN_RECORD: u64 = 64;
 
+/// The smallest class of objects with room for `bytes`.
 fn class_for(bytes: u64) -> Option<u8> {
-    (0..CLASSES as u8).find(|&class| SMALLEST << class >= bytes)
+    (0..OBJECT_CLASSES as u8).find(|&class| size(class) >= bytes)
+}
+
+/// The smallest class at all with room for `bytes`.
+fn class_for_part(bytes: u64) -> Option<u8> {
+    (0..CLASSES as u8).filter(|&class| size(class) >= bytes).min_by_key(|&class| size(class))
 }
 
 /// What this process remembers of the allocator; only ever a hint.
@@ -215,7 +240,7 @@ impl<'a> Extents<'a> {
         match Extent::decode(self.word(extent).load(Acquire))? {
             Extent::Slab(class) => {
                 let (n, first) = slab(class);
-                let size = SMALLEST << class;
+                let size = size(class);
                 let index = within.checked_sub(first)? / size;
                 (index < n && first + index * size == within).then(|| self.slab_block(extent, class, index))
             }
@@ -235,7 +260,7 @@ impl<'a> Extents<'a> {
         match Extent::decode(self.word(extent).load(Acquire))? {
             Extent::Slab(class) => {
                 let (n, first) = slab(class);
-                let index = (offset % EXTENT).checked_sub(first)? / (SMALLEST << class);
+                let index = (offset % EXTENT).checked_sub(first)? / size(class);
                 (index < n).then(|| self.slab_block(extent, class, index))
             }
             Extent::Run(_) => self.locate(extent * EXTENT + RUN_RECORD),
@@ -258,7 +283,7 @@ impl<'a> Extents<'a> {
 
     fn slab_block(&self, extent: u64, class: u8, index: u64) -> Block {
         let (_, first) = slab(class);
-        let size = SMALLEST << class;
+        let size = size(class);
         Block {
             state_at: extent * EXTENT + index * 8,
             holders_at: extent * EXTENT + first + index * size + record::HOLDERS * 8,
@@ -285,7 +310,22 @@ impl<'a> Extents<'a> {
 
     /// A PENDING(me) block with room for `bytes` from its record on. Its contents are anything.
     pub(crate) fn claim(&self, hints: &mut Hints, me: Owner, bytes: u64) -> Result<Block, CreateError> {
-        match class_for(bytes) {
+        self.claim_class(hints, me, class_for(bytes), bytes)
+    }
+
+    /// As [`Self::claim`], for a part.
+    pub(crate) fn claim_part(&self, hints: &mut Hints, me: Owner, bytes: u64) -> Result<Block, CreateError> {
+        self.claim_class(hints, me, class_for_part(bytes), bytes)
+    }
+
+    fn claim_class(
+        &self,
+        hints: &mut Hints,
+        me: Owner,
+        class: Option<u8>,
+        bytes: u64,
+    ) -> Result<Block, CreateError> {
+        match class {
             Some(class) => self.claim_slab_block(hints, me, class),
             None => self.claim_run(me, bytes),
         }

@@ -3,12 +3,14 @@
 //! | word | holds |
 //! |---|---|
 //! | 0 | generation: unique in the life of the segment; what makes a handle to an older object stale |
-//! | 1 | kind |
+//! | 1 | kind (low half), words of the table of parts at the end of the body |
 //! | 2 | size (low half) and alignment of the type |
 //! | 3 | hash of the type's name |
 //! | 4 | 32-bit words (low half) and 64-bit words of the body |
 //! | 5 | 1 once it was ever pinned: who drops it last must look at the pins |
 //! | 6.. | holders: one bit per slot (of a run: in the run table instead) |
+//!
+//! Of a part (`parts`): 2 the object that it belongs to, 3 its place in that object's table.
 //!
 //! Words 0 to 4 are written while the block is PENDING and do not change while it is LIVE; 5 only rises.
 
@@ -20,6 +22,11 @@ pub(crate) const NAME: u64 = 3;
 pub(crate) const WORDS: u64 = 4;
 pub(crate) const PINNED: u64 = 5;
 pub(crate) const HOLDERS: u64 = 6;
+
+/// What the kind's word says: the kind's number, and how many parts there can be.
+pub(crate) const fn kind_and_parts(word: u64) -> (u64, u64) {
+    (word & u32::MAX as u64, word >> 32)
+}
 
 /// What an object is. The numbers are part of the layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
