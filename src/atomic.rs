@@ -229,6 +229,8 @@ pub enum Rule {
     AskBeforeWaiting,
     /// What a dead process left is cleared.
     SweepTheDead,
+    /// Who clears a block that was on its way asks whether an object names it.
+    AskForTheParent,
 }
 
 /// Does the test break this rule?

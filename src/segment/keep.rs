@@ -21,8 +21,8 @@
 //!
 //! Killed here? Between the bit and the look in `hold`: a bit in a block that may be anything by then; `clear_slot` takes
 //! it away in every state, and [`Keep::hold_new`] where no block was to be seen. After clearing the last bit: a LIVE
-//! block without bits and pins; [`Keep::clear_slot`] frees it. In DYING or while a run is taken apart: the block names
-//! the dead process, which `clear_slot` continues. A pin row that is CLAIMED by a dead process is freed; a SET one goes
+//! block without bits and pins; [`Keep::clear_slot`] frees it. In DYING, or while a run or an object with parts is taken
+//! apart: the block names the dead process, which `clear_slot` continues. A pin row that is CLAIMED by a dead process is freed; a SET one goes
 //! with its guardian.
 //!
 //! **Pin row** (8 words): 0 state: FREE 0, CLAIMED(pinner) 1, SET(pinner) 2 (tag in the low 2 bits); 1 offset;
@@ -151,7 +151,7 @@ impl<'a> Keep<'a> {
             }
             fence(SeqCst); // f1 before f2
             if !self.is_held(block) && !self.is_pinned(block) {
-                self.extents.free(hints, block, State::Dying(self.me), self.me);
+                self.end(hints, block);
                 return;
             }
             if word.compare_exchange(dying, live, AcqRel, Relaxed).is_err() {
@@ -161,6 +161,20 @@ impl<'a> Keep<'a> {
             if self.is_pinned(block) {
                 return;
             }
+        }
+    }
+
+    /// Of an object that is DYING(me) and that nobody keeps: its parts go first.
+    fn end(&self, hints: Option<&mut Hints>, block: &Block) {
+        let (dying, pending) = (State::Dying(self.me), State::Pending(self.me));
+        if !self.may_have_parts(block) {
+            self.extents.free(hints, block, dying, self.me);
+            return;
+        }
+        let word = self.extents.state(block);
+        if word.compare_exchange(dying.encode(), pending.encode(), AcqRel, Relaxed).is_ok() {
+            self.free_parts(block);
+            self.extents.free(hints, block, pending, self.me);
         }
     }
 
@@ -293,7 +307,7 @@ impl<'a> Keep<'a> {
         let seen = word.load(Acquire);
         match State::decode(seen) {
             Some(State::Pending(owner)) if dead(owner) => {
-                self.extents.free(None, block, State::Pending(owner), self.me);
+                self.settle(block, State::Pending(owner));
             }
             Some(State::Dying(owner)) if dead(owner) => {
                 let _ = word.compare_exchange(seen, State::Live.encode(), AcqRel, Relaxed);

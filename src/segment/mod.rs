@@ -7,6 +7,7 @@
 //! participants   who takes part, and who died                    owner    the number that names a process
 //! extents        memory and blocks                               record   the words before an object's body
 //! keep           how long an object lives                        words    bytes in and out of words
+//! parts          further blocks of an object
 //! ```
 //!
 //! What is private to a process (how many handles it has, its claim to a slot) is in [`Local`], behind one lock, taken
@@ -29,6 +30,8 @@ mod layout;
 mod object;
 #[cfg(not(loom))]
 mod participants;
+#[cfg(not(loom))]
+mod parts;
 #[cfg(not(loom))]
 pub(crate) mod record;
 #[cfg(not(loom))]
@@ -55,7 +58,7 @@ const DEFAULT_MAX_PROCESSES: u32 = 127;
 mod attached {
     use super::{
         bytes::Bytes,
-        extents::{Extents, Hints, State},
+        extents::{Block, Extents, Hints, State},
         keep::{Keep, Place},
         layout::{EXTENT, Geometry, MAGIC, VERSION, header},
         object::Object,
@@ -395,6 +398,10 @@ mod attached {
             self.bytes.w64(at).load(Relaxed)
         }
 
+        pub(super) fn bytes(&self) -> &Bytes {
+            &self.bytes
+        }
+
         pub(super) fn geometry(&self) -> &Geometry {
             &self.geometry
         }
@@ -439,7 +446,7 @@ mod attached {
         /// The words of a block's body, as its record says, if they fit into the block.
         fn body(
             &self,
-            block: &super::extents::Block,
+            block: &Block,
         ) -> Option<(&[crate::atomic::Word32], &[crate::atomic::Word64])> {
             let words = self.bytes.w64(block.at + record::WORDS * 8).load(Relaxed);
             let (n32, n64) = (words & u64::from(u32::MAX), words >> 32);
@@ -449,7 +456,7 @@ mod attached {
 
         fn body_words(
             &self,
-            block: &super::extents::Block,
+            block: &Block,
             n32: u64,
             n64: u64,
         ) -> (&[crate::atomic::Word32], &[crate::atomic::Word64]) {
@@ -477,28 +484,53 @@ mod attached {
             n64: usize,
             init: impl FnOnce(&Object),
         ) -> Result<Arc<Object>, CreateError> {
+            self.create_with_parts(kind, stamp, n32, n64, 0, init)
+        }
+
+        /// A PENDING(me) block with room for `bytes` from its record on.
+        pub(super) fn claim(&self, me: Owner, bytes: u64, part: bool) -> Result<Block, CreateError> {
+            let extents = self.extents();
+            let claim = |hints: &mut Hints| match part {
+                true => extents.claim_part(hints, me, bytes),
+                false => extents.claim(hints, me, bytes),
+            };
+            let claim = || match local()?.as_mut().and_then(|local| local.own(self)) {
+                Some(own) => claim(&mut own.hints),
+                None => claim(&mut Hints::default()),
+            };
+            match claim() {
+                Err(CreateError::Full { .. }) => {
+                    self.forget_dead()?;
+                    claim()
+                }
+                other => other,
+            }
+        }
+
+        /// As [`Self::create`], with a table for so many parts: see `parts`.
+        #[allow(clippy::too_many_arguments, reason = "as `create`, and one more")]
+        pub(crate) fn create_with_parts(
+            self: &Arc<Self>,
+            kind: Kind,
+            stamp: Stamp,
+            n32: usize,
+            n64: usize,
+            parts: usize,
+            init: impl FnOnce(&Object),
+        ) -> Result<Arc<Object>, CreateError> {
             let me = self.me()?;
+            let n64 = n64.saturating_add(parts);
             let (Ok(words32), Ok(words64)) = (u32::try_from(n32), u32::try_from(n64)) else {
                 return Err(CreateError::Full { bytes: (n64 as u64).saturating_mul(8) });
             };
             let body = (u64::from(words32) * 4).next_multiple_of(8) + u64::from(words64) * 8;
             let bytes = self.geometry.record_bytes() + body;
             let (keep, extents) = (self.keep(me), self.extents());
-            let claim = || match local()?.as_mut().and_then(|local| local.own(self)) {
-                Some(own) => extents.claim(&mut own.hints, me, bytes),
-                None => extents.claim(&mut Hints::default(), me, bytes),
-            };
-            let block = match claim() {
-                Err(CreateError::Full { .. }) => {
-                    self.forget_dead()?;
-                    claim()
-                }
-                other => other,
-            }?;
+            let block = self.claim(me, bytes, false)?;
             let generation = self.bytes.w64(header::GENERATION).fetch_add(1, Relaxed); // unique is enough
             let set = |word, value| keep.record(&block, word).store(value, Relaxed);
             set(record::GENERATION, generation);
-            set(record::KIND, kind as u64);
+            set(record::KIND, kind as u64 | (parts as u64) << 32);
             set(record::SHAPE, stamp.shape());
             set(record::NAME, stamp.name);
             set(record::WORDS, u64::from(words32) | u64::from(words64) << 32);
@@ -511,7 +543,7 @@ mod attached {
                 word.store(0, Relaxed);
             }
             let place = Place { at: block.at, generation };
-            let object = Arc::new(Object::new(self, place, w32, w64));
+            let object = Arc::new(Object::new(self, place, w32, w64, parts));
             init(&object);
             let mut local = local()?;
             if let Some(own) = local.as_mut().and_then(|local| local.own(self)) {
@@ -546,21 +578,24 @@ mod attached {
             let opened = (|| {
                 let word = |word| keep.record(&block, word).load(Relaxed);
                 let (stamp, name) = expected;
-                if word(record::KIND) != kind as u64
+                let (number, parts) = record::kind_and_parts(word(record::KIND));
+                if number != kind as u64
                     || word(record::SHAPE) != stamp.shape()
                     || word(record::NAME) != stamp.name
                 {
                     let size = word(record::SHAPE) as u32;
                     return Err(HandleError::WrongType {
                         expected: format!("{} of {name}", Kind::describe(kind as u64)),
-                        found: format!("{} of {size} bytes", Kind::describe(word(record::KIND))),
+                        found: format!("{} of {size} bytes", Kind::describe(number)),
                     });
                 }
                 if let Some((_, Some(object))) = &known {
                     return Ok(Arc::clone(object));
                 }
                 let (w32, w64) = self.body(&block).ok_or(HandleError::Malformed)?;
-                Ok(Arc::new(Object::new(self, place, w32, w64)))
+                let parts = usize::try_from(parts).ok().filter(|&parts| parts <= w64.len());
+                let parts = parts.ok_or(HandleError::Malformed)?;
+                Ok(Arc::new(Object::new(self, place, w32, w64, parts)))
             })();
             match &opened {
                 Ok(object) if known.as_ref().is_none_or(|(_, object)| object.is_none()) => {

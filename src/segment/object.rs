@@ -29,12 +29,14 @@ pub(crate) struct Object {
     identity: &'static Private32,
     w32: NonNull<[Word32]>,
     w64: NonNull<[Word64]>,
+    /// See `parts`: the table, and which of its words were found good.
+    table: NonNull<[Word64]>,
+    known: Box<[Private64]>,
     /// The first of each, or a word of our own where there is none: the fast paths do not look at lengths.
     first32: NonNull<Word32>,
     first64: NonNull<Word64>,
     holder: Holder,
     lost: Private32,
-    #[cfg(feature = "raw_sync")]
     local: OnceLock<Box<dyn std::any::Any + Send + Sync>>,
 }
 
@@ -112,18 +114,27 @@ fn nowhere() -> &'static (Word32, Word64) {
 }
 
 impl Object {
-    pub(super) fn new(segment: &Arc<Segment>, place: Place, w32: &[Word32], w64: &[Word64]) -> Self {
+    /// `w64` ends with the table of `parts` words.
+    pub(super) fn new(
+        segment: &Arc<Segment>,
+        place: Place,
+        w32: &[Word32],
+        w64: &[Word64],
+        parts: usize,
+    ) -> Self {
+        let (w64, table) = w64.split_at(w64.len() - parts);
         Self {
             segment: Arc::clone(segment),
             place,
             identity: segment.identity(),
             w32: NonNull::from(w32),
             w64: NonNull::from(w64),
+            table: NonNull::from(table),
+            known: table.iter().map(|_| Private64::new(0)).collect(),
             first32: NonNull::from(w32.first().unwrap_or(&nowhere().0)),
             first64: NonNull::from(w64.first().unwrap_or(&nowhere().1)),
             holder: Holder::default(),
             lost: Private32::new(0),
-            #[cfg(feature = "raw_sync")]
             local: OnceLock::new(),
         }
     }
@@ -153,11 +164,24 @@ impl Object {
         unsafe { self.w32.as_ref() }
     }
 
-    /// The 64-bit words of its body.
+    /// The 64-bit words of its body, without the table of its parts.
     #[inline]
     pub(crate) fn w64(&self) -> &[Word64] {
         // SAFETY: made from a slice of the mapping, which `self.segment` keeps as long as `self`.
         unsafe { self.w64.as_ref() }
+    }
+
+    /// The table of its parts.
+    #[inline(always)]
+    pub(super) fn table(&self) -> &[Word64] {
+        // SAFETY: made from a slice of the mapping, which `self.segment` keeps as long as `self`.
+        unsafe { self.table.as_ref() }
+    }
+
+    /// Words of the table that this process found good.
+    #[inline(always)]
+    pub(super) fn known(&self) -> &[Private64] {
+        &self.known
     }
 
     /// The first 32-bit word: the lock, if the object has one.
@@ -181,7 +205,7 @@ impl Object {
     }
 
     /// Something that only this process knows of the object, made at first use.
-    #[cfg(feature = "raw_sync")]
+    #[cfg_attr(not(feature = "raw_sync"), allow(dead_code, reason = "each kind of object as it needs"))]
     pub(crate) fn local<X: std::any::Any + Send + Sync>(&self, make: impl FnOnce() -> X) -> &X {
         let local = self.local.get_or_init(|| Box::new(make()));
         local.downcast_ref().expect("each kind of object keeps one type here")

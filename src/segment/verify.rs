@@ -10,7 +10,8 @@
 //!    TAILs, and each TAIL belongs to one;
 //! 2. each block's state word is one that we write;
 //! 3. claims and holds belong to slots that have marks;
-//! 4. a LIVE block has a record that fits into it, and a holder or a pin.
+//! 4. a LIVE block has a record that fits into it, and a holder or a pin, and its table names parts that know it;
+//! 5. a PART is named by the table of one LIVE object.
 
 use super::{
     attached::Segment,
@@ -35,6 +36,8 @@ const LOOKS: u32 = 16;
 pub struct Report {
     /// Live objects: handles that exist somewhere, pools, large arguments and results on their way.
     pub objects: u64,
+    /// Further blocks of objects that grew.
+    pub parts: u64,
     /// Places that processes are just filling, emptying or clearing. 0 when nobody works.
     pub busy: u64,
     /// Results on their way that keep an object alive.
@@ -104,6 +107,11 @@ impl Segment {
                         }
                         report.busy += 1;
                     }
+                    Some(State::Part(parent)) => match keep.is_part_of(&block, parent) {
+                        Some(true) => report.parts += 1,
+                        Some(false) => return Err(wrong("a part that no object names", block.at)),
+                        None => report.busy += 1,
+                    },
                     Some(State::Live) => {
                         let words = keep.record(&block, record::WORDS).load(Relaxed);
                         let body = (words & u64::from(u32::MAX)) * 4 + (words >> 32) * 8;
@@ -113,6 +121,8 @@ impl Segment {
                         if keep.holders(&block).any(|slot| !self.participants().has_marks(slot)) {
                             return Err(wrong("held by a slot that nobody has", block.at));
                         }
+                        keep.check_parts(&block)
+                            .map_err(|at| wrong("an object that names a part which is none of its own", at))?;
                         match keep.is_kept(&block) {
                             true => report.objects += 1,
                             false => report.busy += 1,
@@ -132,7 +142,7 @@ impl Segment {
     /// Is there a whole run at `head`, not one that is being made or taken apart?
     fn is_live(&self, head: u64) -> bool {
         let extents = self.extents();
-        let state = extents.blocks(head).next().map(|block| extents.state(&block).load(Acquire));
-        state == Some(State::Live.encode())
+        let state = extents.blocks(head).next().map(|block| State::decode(extents.state(&block).load(Acquire)));
+        matches!(state, Some(Some(State::Live | State::Part(_))))
     }
 }
