@@ -444,10 +444,7 @@ mod attached {
         }
 
         /// The words of a block's body, as its record says, if they fit into the block.
-        fn body(
-            &self,
-            block: &Block,
-        ) -> Option<(&[crate::atomic::Word32], &[crate::atomic::Word64])> {
+        fn body(&self, block: &Block) -> Option<(&[crate::atomic::Word32], &[crate::atomic::Word64])> {
             let words = self.bytes.w64(block.at + record::WORDS * 8).load(Relaxed);
             let (n32, n64) = (words & u64::from(u32::MAX), words >> 32);
             let end = self.geometry.record_bytes() + (n32 * 4).next_multiple_of(8) + n64 * 8;

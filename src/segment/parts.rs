@@ -175,8 +175,7 @@ impl Segment {
         let Some(block) = extents.locate(part.at) else { return false };
         // Acquire: the block is what its extent says.
         let state = State::decode(extents.state(&block).load(Acquire));
-        is_part_of(state, parent)
-            && part.bytes + self.geometry().record_bytes() <= block.bytes
+        is_part_of(state, parent) && part.bytes + self.geometry().record_bytes() <= block.bytes
     }
 
     fn part_words(&self, word: u64) -> &[Word64] {
@@ -352,7 +351,7 @@ mod tests {
         let (owner, other) = (object(&segment, 2), object(&segment, 1));
         other.attach_part(0, 64, |_| ()).unwrap();
         owner.attach_part(0, 64, |_| ()).unwrap();
-        for word in [1, u64::MAX, other.table()[0].load(Relaxed), owner.place().at / 64 << 30 | 1] {
+        for word in [1, u64::MAX, other.table()[0].load(Relaxed), ((owner.place().at / 64) << 30) | 1] {
             owner.table()[1].store(word, Relaxed);
             assert!(owner.part(1).is_none(), "{word:#x}");
             assert!(owner.detach_part(1).is_err());

@@ -121,8 +121,9 @@ impl Segment {
                         if keep.holders(&block).any(|slot| !self.participants().has_marks(slot)) {
                             return Err(wrong("held by a slot that nobody has", block.at));
                         }
-                        keep.check_parts(&block)
-                            .map_err(|at| wrong("an object that names a part which is none of its own", at))?;
+                        keep.check_parts(&block).map_err(|at| {
+                            wrong("an object that names a part which is none of its own", at)
+                        })?;
                         match keep.is_kept(&block) {
                             true => report.objects += 1,
                             false => report.busy += 1,
@@ -142,7 +143,8 @@ impl Segment {
     /// Is there a whole run at `head`, not one that is being made or taken apart?
     fn is_live(&self, head: u64) -> bool {
         let extents = self.extents();
-        let state = extents.blocks(head).next().map(|block| State::decode(extents.state(&block).load(Acquire)));
+        let state =
+            extents.blocks(head).next().map(|block| State::decode(extents.state(&block).load(Acquire)));
         matches!(state, Some(Some(State::Live | State::Part(_))))
     }
 }
