@@ -8,6 +8,9 @@
 
 mod harness;
 mod locks;
+mod map_outside;
+mod map_peers;
+mod maps;
 mod ours;
 mod peers;
 mod pools;
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
     }
     if settings.wants("contended") {
         locks::contended(&settings, &mut goals);
+    }
+    if settings.wants("map") {
+        maps::table(&settings, &mut goals);
     }
     if settings.wants("pool") {
         pools::tables(&settings, &mut goals);

@@ -459,6 +459,97 @@ pub fn in_threads(
     Ok(control.outcome(parties))
 }
 
+// ---- runs in phases
+
+/// Most phases of one run.
+pub const PHASES: usize = 8;
+
+/// Where the processes and threads of a run wait for each other, so that they begin each phase together.
+#[repr(C)]
+pub struct Phases {
+    ready: [AtomicU32; PHASES],
+    done: Line<[AtomicU32; PHASES]>,
+    go: Line<[AtomicU32; PHASES]>,
+    stop: Line<[AtomicU32; PHASES]>,
+    seats: [Line<[Seat; PHASES]>; SEATS],
+}
+
+// SAFETY: atomics only; zero is one.
+unsafe impl Shared for Phases {}
+
+impl Phases {
+    /// Phase `phase` of the one at `seat`: together with the others, until told to stop or done. `work` counts.
+    pub fn run(&self, phase: usize, seat: usize, work: impl FnOnce(&AtomicU32) -> u64) {
+        self.ready[phase].fetch_add(1, AcqRel);
+        while self.go.0[phase].load(Acquire) == 0 {
+            std::thread::yield_now();
+        }
+        let begin = clock_ns(libc::CLOCK_MONOTONIC);
+        let ops = work(&self.stop.0[phase]);
+        let end = clock_ns(libc::CLOCK_MONOTONIC);
+        let seat = &self.seats[seat].0[phase];
+        seat.ops.store(ops, Relaxed);
+        seat.begin.store(begin, Relaxed);
+        seat.end.store(end, Relaxed);
+        self.done.0[phase].fetch_add(1, AcqRel);
+    }
+
+    fn conduct(&self, parties: usize, limits: &[Duration]) -> Result<(), String> {
+        let wait = |count: &AtomicU32, until: Instant| {
+            while (count.load(Acquire) as usize) < parties && Instant::now() < until {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            count.load(Acquire) as usize >= parties
+        };
+        for (phase, &limit) in limits.iter().enumerate() {
+            if !wait(&self.ready[phase], Instant::now() + WATCHDOG) {
+                return Err(format!("not all of them came to phase {phase}"));
+            }
+            self.go.0[phase].store(1, Release);
+            wait(&self.done.0[phase], Instant::now() + limit);
+            self.stop.0[phase].store(1, Release);
+        }
+        Ok(())
+    }
+}
+
+/// `children` forked processes (in which `parties` processes or threads work) go through phases of at most these lengths.
+/// Gives nanoseconds per operation as each of the parties saw it, their mean, for each phase.
+pub fn in_phases(
+    children: usize,
+    parties: usize,
+    limits: &[Duration],
+    child: impl Fn(usize, &Phases),
+) -> Result<Vec<f64>, String> {
+    let phases = Page::<Phases>::new();
+    let children: Vec<_> = (0..children).map(|i| Child::fork(|| child(i, &phases))).collect();
+    phases.conduct(parties, limits)?;
+    children.into_iter().try_for_each(Child::join)?;
+    let cost = |seat: &Seat| {
+        let elapsed = seat.end.load(Relaxed) - seat.begin.load(Relaxed);
+        elapsed as f64 / seat.ops.load(Relaxed) as f64
+    };
+    let mean = |phase: usize| {
+        (0..parties).map(|seat| cost(&phases.seats[seat].0[phase])).sum::<f64>() / parties as f64
+    };
+    Ok((0..limits.len()).map(mean).collect())
+}
+
+/// Runs `f` in a forked child and waits for it: what it opens is closed then.
+pub fn in_a_child(f: impl FnOnce()) -> Result<(), String> {
+    Child::fork(f).join()
+}
+
+/// Opens the LMDB environment in `folder` as one that needs not survive the machine.
+pub fn lmdb(folder: &std::path::Path, bytes: usize) -> heed::Env {
+    let mut options = heed::EnvOpenOptions::new();
+    options.map_size(bytes).max_dbs(1).max_readers(16);
+    // SAFETY: no sync: a crash of the machine is not measured. WRITE_MAP: nobody else writes into the file.
+    unsafe { options.flags(heed::EnvFlags::NO_SYNC | heed::EnvFlags::WRITE_MAP) };
+    // SAFETY: a folder of ours, opened once in each process, changed by LMDB alone.
+    unsafe { options.open(folder) }.expect("LMDB opens")
+}
+
 // ---- processes and wake-ups
 
 #[repr(C)]
