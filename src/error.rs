@@ -485,6 +485,61 @@ impl EncodeError {
     }
 }
 
+/// A map did not do it. It is as before, and usable.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// No room: the map's limit, the segment's reservation, a memory limit, or /dev/shm. What is there can be read and
+    /// removed, and then there is room again.
+    #[error("no room for another entry")]
+    Full,
+    /// A key or a value over the limit.
+    #[error("{bytes} bytes are over the limit of {limit}")]
+    TooLarge {
+        /// Its size, in bytes.
+        bytes: usize,
+        /// The most that it can have.
+        limit: usize,
+    },
+    /// A key or a value has no bytes.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The bytes of an entry do not decode: somebody wrote them as another type, or over them.
+    #[error("an entry's bytes are not those of its type (its key: {key:?})")]
+    Decode {
+        /// The key's bytes.
+        key: Vec<u8>,
+    },
+    /// The map is open here for reading only.
+    #[error("open for reading only")]
+    ReadOnly,
+    /// A lock within: [`LockError::Damaged`], or why this process cannot take part.
+    #[error(transparent)]
+    Lock(LockError<()>),
+    /// The structure was overwritten by somebody.
+    #[error("the map's bytes were overwritten")]
+    Damaged,
+}
+
+impl<G> From<LockError<G>> for MapError {
+    fn from(e: LockError<G>) -> Self {
+        match e {
+            LockError::ReadOnly => MapError::ReadOnly,
+            LockError::Damaged => MapError::Damaged,
+            other => MapError::Lock(other.release()),
+        }
+    }
+}
+
+impl From<CreateError> for MapError {
+    fn from(e: CreateError) -> Self {
+        match e {
+            CreateError::Full { .. } => MapError::Full,
+            other => LockError::<()>::from(other).into(),
+        }
+    }
+}
+
 /// Any error of the crate. Serialisable, so that a task may return it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -510,6 +565,9 @@ pub enum Error {
     /// See [`TaskError`].
     #[error(transparent)]
     Task(#[from] TaskError),
+    /// See [`MapError`].
+    #[error(transparent)]
+    Map(#[from] MapError),
     /// See [`EncodeError`].
     #[error(transparent)]
     Encode(#[from] EncodeError),

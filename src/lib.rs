@@ -44,6 +44,8 @@ mod atomic;
 #[cfg(not(loom))]
 mod codec;
 mod error;
+#[cfg(not(loom))]
+mod number;
 mod os;
 mod segment;
 pub mod sync;
@@ -59,9 +61,10 @@ mod value;
 #[cfg(not(loom))]
 pub use self::{
     codec::{Codec, Key, Plain, PlainData, Serde},
+    number::{Atomic, Bits, Number},
     pool::{FlattenErrors, Map, Pool, PoolBuilder, TaskFuture, Wire},
     segment::Report,
-    shared_atomic::{Atomic, Bits, Number, SharedAtomic},
+    shared_atomic::SharedAtomic,
     value::{SharedValue, ValueGuard},
 };
 pub use error::{

@@ -30,6 +30,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("segment", 3),
     ("sync", 4),
     ("codec", 4),
+    ("number", 4),
     ("value", 5),
     ("shared_atomic", 5),
     ("pool", 6),

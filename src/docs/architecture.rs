@@ -12,6 +12,7 @@
 //! | 2 | `os/` | every system call: memfd, mapping, futex, file locks, fork, spawn, pidfd, socket, program headers | yes | a decision, a protocol |
 //! | 3 | `segment/` | bytes: layout, who takes part, allocator, how long an object lives, handles | two files | what a lock means |
 //! | 4 | `sync/` | protocols over words that somebody else placed: lock word, committed cell, kinds of locks | forbidden | where a word lies, who is alive |
+//! | 4 | `number.rs` | which numbers have an atomic form | no | state |
 //! | 4 | `codec/` | how keys and values become bytes | no | anything shared |
 //! | 5 | `value.rs`, `shared_atomic.rs` | what users hold | where a guard's copy lies | system calls |
 //! | 6 | `pool/` | tasks, slots, workers' life and death | `trampoline.rs` | believing what a worker wrote |
