@@ -34,12 +34,14 @@ macro_rules! word {
 
         #[allow(dead_code, reason = "each width has the same operations, whoever needs them")]
         impl $name {
+            #[cfg(not(loom))]
+            pub(crate) const fn new(value: $plain) -> Self {
+                Self { value: imp::$atomic::new(value) }
+            }
+
+            #[cfg(loom)]
             pub(crate) fn new(value: $plain) -> Self {
-                Self {
-                    value: imp::$atomic::new(value),
-                    #[cfg(loom)]
-                    sleepers: Default::default(),
-                }
+                Self { value: imp::$atomic::new(value), sleepers: Default::default() }
             }
 
             #[inline]

@@ -64,6 +64,12 @@ fn main() {
         ("pools_in_pools", pools_in_pools),
         ("eight_workers", eight_workers),
         ("the_parent_is_killed_at_any_time", the_parent_is_killed_at_any_time),
+        ("a_task_that_becomes_another_program", a_task_that_becomes_another_program),
+        ("a_task_that_closes_descriptors", a_task_that_closes_descriptors),
+        ("the_whole_program_is_stopped_at_the_start", the_whole_program_is_stopped_at_the_start),
+        ("workers_that_die_at_once", workers_that_die_at_once),
+        ("many_unread_results_with_handles", many_unread_results_with_handles),
+        ("overwritten_results_and_arguments", overwritten_results_and_arguments),
         ("overwritten_ring", overwritten_ring),
         ("overwritten_states", overwritten_states),
         ("overwritten_anything", overwritten_anything),
@@ -238,9 +244,17 @@ fn no_descriptors_for_the_only_worker() {
         Err(TaskError::Pool(PoolError::Broken(why))) => assert!(why.contains("open files"), "{why}"),
         other => panic!("{other:?}"),
     }
+    // Later tasks are told at once; the pool goes on trying.
+    match pool.submit(double, 1).result() {
+        Err(TaskError::Pool(PoolError::Broken(why))) => assert!(why.contains("open files"), "{why}"),
+        other => panic!("{other:?}"),
+    }
     drop(files);
     let later = pool.submit(double, 1).result();
     assert!(matches!(&later, Ok(2) | Err(TaskError::Pool(_))), "{later:?}");
+    stage("it recovers");
+    until(|| pool.submit(double, 1).result() == Ok(2));
+    works(&pool);
     drop(pool);
     works(&Pool::new(1).unwrap());
     nothing_left(0);
@@ -1150,6 +1164,169 @@ fn the_parent_is_killed_at_any_time() {
     assert_eq!(killed, [10; 3]);
 }
 
+// ---- tasks that do more than they may ----
+
+/// Replaces the process; with `child`, one that it forked keeps its descriptors open.
+fn become_another(child: bool) {
+    if child {
+        // SAFETY: the child waits for its end, which comes with that of this process.
+        if unsafe { libc::fork() } == 0 {
+            let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+    let arguments = [c"sleep".as_ptr(), c"1000000".as_ptr(), std::ptr::null()];
+    // SAFETY: strings that end with NUL, in a list that ends with null.
+    unsafe { libc::execv(c"/bin/sleep".as_ptr(), arguments.as_ptr()) };
+    panic!("exec: {}", std::io::Error::last_os_error());
+}
+
+/// Its future would wait for the end of that program.
+fn a_task_that_becomes_another_program() {
+    let pool = Pool::new(2).unwrap();
+    for child in [false, true] {
+        stage(if child { "with a child" } else { "alone" });
+        let value = SharedValue::new(0u64).unwrap();
+        match pool.submit(become_another, child).result() {
+            Err(TaskError::Died { signal: Some(9), message, .. }) => {
+                assert!(message.contains("another program"), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
+        *value.get_lock().unwrap() += 1;
+        works(&pool);
+        stage("in a batch");
+        let items = (0..9).map(|n| (n, child));
+        let results = pool.with_chunk_size(3).map(
+            |(n, child): (u64, bool)| {
+                if n == 4 {
+                    become_another(child);
+                }
+                n
+            },
+            items,
+        );
+        for (n, result) in (0..).zip(results) {
+            match result {
+                Ok(m) => assert!(m == n && n != 4),
+                Err(e) => {
+                    assert!(n == 4 && matches!(e, TaskError::Died { signal: Some(9), .. }), "{n}: {e:?}")
+                }
+            }
+        }
+    }
+    until(|| pool.workers().len() == 2);
+    drop(pool);
+    reap_all();
+    nothing_left(0);
+}
+
+/// Its worker leaves after it, and no other task is told.
+fn a_task_that_closes_descriptors() {
+    let pool = Pool::new(1).unwrap();
+    for round in 0..5 {
+        stage(&format!("round {round}"));
+        let closes = pool.submit(close_all, ());
+        // Each needs memory that only a descriptor can get.
+        let large: Vec<_> =
+            (0..3).map(|n| pool.submit(|n: u64| SharedValue::new([n; 1 << 15]).map(|_| n), n)).collect();
+        assert_eq!(closes.result(), Ok(()), "it did what it was told to");
+        for (n, future) in (0..).zip(large) {
+            assert_eq!(future.result(), Ok(Ok(n)));
+        }
+    }
+    drop(pool);
+    nothing_left(0);
+}
+
+/// Five seconds of patience are five in which we run.
+fn the_whole_program_is_stopped_at_the_start() {
+    let folder = Folder::new();
+    let own = std::env::current_exe().unwrap();
+    // Stops its parent and itself before it becomes a worker.
+    let script = format!("#!/bin/sh\nkill -STOP $PPID\nkill -STOP $$\nexec '{}'\n", own.display());
+    let program = folder.program("stops", script.as_bytes(), 0o755);
+    let mut parent = fork(|| {
+        let pool = Pool::builder().workers(1).worker_exe(&program).build().expect("nobody was late");
+        works(&pool);
+    });
+    stage("both stop");
+    assert_eq!(parent.stops_or_ends(), None);
+    let worker = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.find(|&pid| status(pid).is_some_and(|(_, of)| of == parent.pid.as_raw_nonzero().get() as u32))
+    };
+    until(|| worker().and_then(status).is_some_and(|(state, _)| state == 'T'));
+    stage("longer than the patience");
+    assert!(!parent.ends_within(Duration::from_secs(6)));
+    stage("the parent goes on, and looks at its clocks");
+    parent.go_on();
+    assert!(!parent.ends_within(Duration::from_secs(2)), "two of five seconds");
+    stage("both go on");
+    let pid = rustix::process::Pid::from_raw(worker().unwrap() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    parent.succeeds("a program that was stopped");
+    reap_all();
+}
+
+/// They are replaced later and later, and tasks do not wait for ever.
+fn workers_that_die_at_once() {
+    let pool = Pool::new(1).unwrap();
+    let kill = || {
+        let mut victims = pool.workers();
+        if let Some(pid) = victims.pop().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            until(|| !pool.workers().contains(&(pid.as_raw_nonzero().get() as u32)));
+            return 1;
+        }
+        0
+    };
+    // A task that comes when the next one is due is lucky.
+    let why = loop {
+        stage("killed as soon as they are seen");
+        let mut killed = 0;
+        while killed < 9 {
+            killed += kill();
+        }
+        stage("a task");
+        match pool.submit(double, 1).result() {
+            Ok(2) => {}
+            Err(TaskError::Pool(PoolError::Broken(why))) => break why,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(why.contains("signal 9"), "{why}");
+    stage("it recovers");
+    until(|| pool.submit(double, 1).result() == Ok(2));
+    works(&pool);
+    drop(pool);
+    nothing_left(0);
+}
+
+/// As many as the table of pins holds, in any order.
+fn many_unread_results_with_handles() {
+    let pool = Pool::new(2).unwrap();
+    let make = |n: u64| SharedValue::new(n).map(|value| (value.clone(), value));
+    let mut made: Vec<_> = (0..16_000).map(|n| pool.submit(make, n)).collect();
+    // The last first; and a few that nobody reads.
+    for n in (0..16_000).rev() {
+        let future = made.pop().unwrap();
+        if n % 100 != 0 {
+            let (one, other) = future.result().unwrap().unwrap();
+            assert_eq!((one.get(), other.get()), (n, n));
+        }
+    }
+    until(|| {
+        let report = allmend::verify().unwrap();
+        (report.objects, report.pins) == (1, 0)
+    });
+    drop(pool);
+    nothing_left(0);
+}
+
 // ---- overwritten words ----
 
 /// The segment's bytes, as a hostile process with its own mapping has them.
@@ -1245,6 +1422,51 @@ fn with_a_pool(what: &str, body: impl FnOnce(&Pool, &Hostile)) {
         assert_eq!(children(), [0; 0]);
     })
     .succeeds(what);
+}
+
+/// What would be decoded for ever is not decoded.
+fn overwritten_results_and_arguments() {
+    type Endless = (u64, Vec<()>);
+    let innocent = || (u64::MAX, vec![]);
+    // 9 bytes of ones, 01, 00 behind the head (and the seal) become 00, 9 bytes of ones, 01: a list of 2^64 - 1 units.
+    let overwrite = |hostile: &Hostile| {
+        let words = &hostile.words[hostile.magic..hostile.magic + 256 * 260];
+        let found =
+            words.windows(2).filter(|pair| pair[0].load(SeqCst) == u64::MAX && pair[1].load(SeqCst) == 0x1ff);
+        let mut count = 0;
+        for pair in found {
+            pair[0].store(u64::MAX << 8, SeqCst);
+            pair[1].store(0x0001_ffff, SeqCst);
+            count += 1;
+        }
+        count
+    };
+    for result in [true, false] {
+        let what = if result { "a result" } else { "an argument" };
+        with_a_pool(what, |pool, hostile| {
+            let (begun, release) = (SharedAtomic::new(0u64).unwrap(), SharedAtomic::new(0u64).unwrap());
+            let overwritten = if result {
+                let future = pool.submit(|_: ()| -> Endless { (u64::MAX, vec![]) }, ());
+                // Until it is there, and before it is taken.
+                until(|| overwrite(hostile) > 0);
+                future.result().map(|(n, units)| (n, units.len()))
+            } else {
+                let busy: Vec<_> =
+                    (0..2).map(|_| pool.submit(held, (begun.clone(), release.clone()))).collect();
+                until(|| begun.load() == 2);
+                let future = pool.submit(|(n, units): Endless| (n, units.len()), innocent());
+                assert!(overwrite(hostile) > 0);
+                release.store(1);
+                answered(busy);
+                future.result()
+            };
+            assert!(matches!(overwritten, Err(TaskError::Codec(_))), "{what}: {overwritten:?}");
+            // The next ones are well.
+            for n in 0..100 {
+                assert_eq!(pool.submit(|all: Endless| all, (n, vec![])).result(), Ok((n, vec![])));
+            }
+        });
+    }
 }
 
 fn overwritten_ring() {

@@ -5,6 +5,7 @@
 //! | a room names only rooms below it | `crate::` and `super::` paths in `src` |
 //! | atomics go through `src/atomic.rs` | type names and paths in `src` |
 //! | `unsafe` stays in the files named here | the keyword |
+//! | nothing is made at first use behind a lock that a fork could catch | type names in `src` |
 //! | each file has a header | the first line |
 //! | each lint that is switched off says why | attributes |
 //! | nothing is left for later | comments and macros |
@@ -58,6 +59,13 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/segment/bytes.rs", "from an offset to a word"),
     ("src/segment/object.rs", "words of the mapping, kept as pointers"),
     ("src/value.rs", "where a guard's copy lies"),
+];
+
+/// Files of `src` with something that is made at first use behind std's lock, and why no forked child finds it held.
+const MADE_ONCE: &[(&str, &str)] = &[
+    ("src/os/futex.rs", "the model only"),
+    ("src/pool/worker.rs", "made by the only thread, before any task; `get` does not wait"),
+    ("src/segment/mod.rs", "made in the thread that made the segment; `get` does not wait"),
 ];
 
 /// Files that sleep, and why they cannot wait for something.
@@ -530,6 +538,41 @@ fn unsafe_stays_in_the_files_named_here() {
     }
     let sync = files.iter().find(|file| file.path == "src/sync/mod.rs").expect("the room of protocols");
     assert!(sync.text.contains("#![forbid(unsafe_code)]"), "src/sync forbids unsafe");
+}
+
+// --- forks ---
+
+fn made_once(file: &File) -> Vec<String> {
+    if !file.is_under("src") || MADE_ONCE.iter().any(|(path, _)| *path == file.path) {
+        return Vec::new();
+    }
+    let locks = ["OnceLock", "LazyLock", "LazyCell", "Once", "lazy_static"];
+    let found = file.code().into_iter().filter(|token| token.kind == Kind::Word);
+    found
+        .filter(|token| locks.contains(&token.text.as_str()))
+        .map(|token| file.at(token, "a child that is forked while another thread makes it waits for ever"))
+        .collect()
+}
+
+#[test]
+fn nothing_that_a_fork_could_catch_half_way() {
+    check(
+        made_once,
+        &[
+            ("src/os/new.rs", "static X: std::sync::OnceLock<u8> = std::sync::OnceLock::new();"),
+            ("src/value.rs", "use std::sync::LazyLock;"),
+        ],
+        &[
+            ("src/os/futex.rs", "use std::sync::OnceLock;"),
+            ("src/os/new.rs", "// no OnceLock\nstatic X: Private64 = Private64::new(0);"),
+            ("tests/new.rs", "use std::sync::OnceLock;"),
+        ],
+    );
+    let files = tree();
+    for (path, _) in MADE_ONCE {
+        let file = files.iter().find(|file| file.path == *path).expect("a file in the list");
+        assert!(file.text.contains("OnceLock"), "{path} is in the list and has none");
+    }
 }
 
 // --- headers, lints, leftovers, sleeps ---

@@ -92,6 +92,10 @@
 //! | after the last progress store, before DONE | RUNNING, all items committed | DONE |
 //! | after DONE, before the wake | DONE, somebody asleep | wakes |
 //!
+//! A worker that becomes another program (`exec`) has died as a worker: the kernel lets go of its owner id, the supervisor
+//! asks for that, and ends the program. A worker that dies idle, right after it was ready, is replaced later each time
+//! (10 ms to 1 s). When no worker comes at all, queued and new tasks fail after some seconds, until one does.
+//!
 //! A task runs at most once. An item that died is reported, never run again by itself: whether that is right, only its
 //! author knows.
 //!

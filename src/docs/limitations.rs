@@ -68,8 +68,8 @@
 //! * It can store any value in your values. Every pattern of bytes is a valid `T`, so you cannot be told.
 //! * It can take a lock by the rules and keep it as long as it lives, or overwrite one, which makes that lock unusable.
 //! * It can use up the memory, or free what you hold.
-//! * It can end a pool: tasks then fail, and nobody hangs. Code addresses in tasks carry a seal over a key outside of shared
-//!   memory; it catches accidents and stray writes. It is not cryptography.
+//! * It can end a pool: tasks then fail, and nobody hangs. Tasks and results carry a seal over a key outside of shared
+//!   memory, and what was overwritten is not decoded. It catches accidents and stray writes; it is not cryptography.
 //!
 //! `RawSync` as a lock kind (feature `raw_sync`) is there to compare with, and for peers that
 //! you trust to live: who waits for a dead holder waits for ever, its time-outs may come early or late, and overwritten
@@ -114,13 +114,9 @@
 //! * **Workers share your terminal**: standard input, output and error are inherited, `cargo test` does not capture what
 //!   they print, and Ctrl-C reaches them as well: running tasks then fail with signal 2, even if your program handles it.
 //!   Their environment is that of the moment of `Pool::new`.
-//! * **A task that replaces its process by `exec`** is not noticed as a death: its future waits until that program ends. Its
-//!   locks are taken over at once.
-//! * **A task that closes descriptors which it does not own** leaves a worker that can neither make objects nor hold
-//!   handles: later tasks there fail with `DescriptorsLost`.
-//! * **A result's bytes are decoded as they are.** Overwritten by a stray write, a result of a recursive type can overflow the
-//!   stack, and one with a list of elements without size (`Vec<()>`) can take for ever.
-//! * **Many unread results with handles** (from some thousands on) are slow to take: each looks at the whole table of pins.
+//! * **A task that replaces its process by `exec`** is a death: that program is ended, and another worker is started.
+//! * **A task that closes descriptors which it does not own** costs its worker: another takes the next task. Items of the
+//!   same batch of `map`, behind it, may still fail with `DescriptorsLost`.
 //! * **A stack overflow in a task** is a death by signal 11 without a message.
 //! * **`main` does not run in a worker.** Statics that `main` sets, a logger that it installs, arguments that it parsed are
 //!   not there. Constructors run (C++ statics, crate `ctor`).

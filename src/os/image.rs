@@ -19,8 +19,9 @@
 //! code are not moved.
 #![allow(unsafe_code, reason = "program headers, notes and constructors are read through raw pointers")]
 
+use crate::atomic::{AcqRel, Acquire, Private64};
 use libc::{c_char, c_int, c_void, dl_phdr_info, size_t};
-use std::{ops::Range, sync::OnceLock};
+use std::ops::Range;
 
 /// See the header. Its value does not matter.
 static ANCHOR: u64 = u64::from_ne_bytes(*b"allmend\0");
@@ -56,8 +57,24 @@ struct Image {
 }
 
 fn image() -> Option<&'static Image> {
-    static IMAGE: OnceLock<Option<Image>> = OnceLock::new();
-    IMAGE.get_or_init(|| find(|headers| headers.image_around(anchor()))).as_ref()
+    // The address of what was found; 0 before. No `OnceLock`: a child that was forked while another thread was in it
+    // would wait for that thread for ever. Two threads may find the same at the same time, and one of them leaves it.
+    static IMAGE: Private64 = Private64::new(0);
+    let kept = match IMAGE.load(Acquire) {
+        0 => {
+            let found: &'static _ = Box::leak(Box::new(find(|headers| headers.image_around(anchor()))));
+            let address = std::ptr::from_ref::<Option<Image>>(found).expose_provenance();
+            // Release: what was found goes with its address.
+            match IMAGE.compare_exchange(0, address as u64, AcqRel, Acquire) {
+                Ok(_) => address as u64,
+                Err(other) => other,
+            }
+        }
+        kept => kept,
+    };
+    let kept: *const Option<Image> = std::ptr::with_exposed_provenance(kept as usize);
+    // SAFETY: not 0, so it is the address of a box that was leaked, and whose content nobody changes.
+    unsafe { &*kept }.as_ref()
 }
 
 /// The distance of `code` from the anchor, if it is code of the anchor's image.

@@ -105,6 +105,11 @@ impl Child {
         self.pidfd.as_fd()
     }
 
+    /// Does it run a program? One that is dying has none any more. Without /proc: `false`.
+    pub(crate) fn has_program(&self) -> bool {
+        self.exit.is_none() && std::fs::read_link(format!("/proc/{}/exe", self.pid)).is_ok()
+    }
+
     /// Sends a signal. To a child that is gone, nothing.
     pub(crate) fn kill(&self, signal: Signal) -> Result<(), OsError> {
         match rustix::process::pidfd_send_signal(&self.pidfd, signal) {

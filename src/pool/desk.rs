@@ -18,7 +18,9 @@
 use super::{
     slot::{Ring, Shape, Waited, spins_after},
     trampoline::Code,
-    wire::{self, BUFFERS, CLOSED_AT, Field, INLINE_AREA, MAGIC, MAGIC_AT, NOWHERE, Tag, Task, pin_tag},
+    wire::{
+        self, BUFFERS, CLOSED_AT, Field, INLINE_AREA, MAGIC, MAGIC_AT, NOWHERE, Order, Tag, Task, pin_tag,
+    },
     worker::codec,
 };
 use crate::{
@@ -26,7 +28,8 @@ use crate::{
     error::{PoolError, TaskError},
     os::process::Bell,
     segment::{
-        Kind, Object, Segment, Stamp, handle,
+        Kind, Object, PinChain, Segment, Stamp,
+        handle::{self, Pins},
         owner::Owner,
         words::{load_bytes, store_bytes},
     },
@@ -54,6 +57,8 @@ pub(crate) struct Job {
     lap: u32,
     serial: u64,
     count: u32,
+    /// Of its results' seals.
+    key: u64,
     /// 1 when `outcome` is final. Release after it was written; Acquire before it is read without the desk.
     resolved: Private32,
     outcome: Mutex<Outcome>,
@@ -98,16 +103,17 @@ impl Results {
             return self.dead.pop_front().map_or_else(|| Err(lost_result()), |(_, e)| Err(e));
         }
         let rest = &self.bytes[self.at..];
-        let Some((record, behind)) = wire::split_record(rest, job.count).filter(|(r, _)| r.item == item)
+        let Some((record, behind)) =
+            wire::split_record(rest, job.count, job.key).filter(|(r, _)| r.item == item)
         else {
             job.unpin(item); // what it pinned before its record failed to appear
             return Err(self.end.clone().unwrap_or_else(lost_result));
         };
         self.at = self.bytes.len() - behind.len();
-        let _unpin = record.pinned.then(|| Unpin(job, item)); // decoded handles hold their objects by themselves
+        let _unpin = record.is_pinned().then_some(Unpin(job, record)); // decoded handles hold by themselves
         match record.tag {
             Tag::Value => {
-                let (decoded, failure) = handle::decode(|| wire::decode(record.body));
+                let (decoded, failure) = handle::decode(Segment::by_id, || wire::decode(record.body));
                 decoded.map_err(|e| codec(e, failure))
             }
             Tag::Error => Err(wire::decode(record.body).unwrap_or_else(|_| lost_result())),
@@ -117,10 +123,8 @@ impl Results {
 
     /// Lets go of all that is left.
     pub(crate) fn discard(&mut self, job: &Job) {
-        for record in wire::records(&self.bytes[self.at..], job.count).map_while(Result::ok) {
-            if record.pinned {
-                job.unpin(record.item);
-            }
+        for record in wire::records(&self.bytes[self.at..], job.count, job.key).map_while(Result::ok) {
+            drop(Unpin(job, record));
         }
         *self = Self { next: job.count, ..Self::default() };
     }
@@ -134,6 +138,7 @@ impl Job {
             lap: 0,
             serial: 0,
             count: 1,
+            key: 0,
             resolved: Private32::new(1),
             outcome: Mutex::new(Outcome {
                 results: Results { end: Some(e), ..Results::default() },
@@ -173,6 +178,17 @@ impl Job {
         std::mem::replace(&mut self.outcome().results, Results { next: self.count, ..Results::default() })
     }
 
+    /// What a result has pinned.
+    fn unpin_chain(&self, item: u32, pins: Pins) {
+        // An error means that this is a forked child, whose pins these are not.
+        if let Some(segment) = self.segment.as_ref().filter(|segment| segment.id() == pins.segment)
+            && segment.unpin_chain(pins.chain, pin_tag(self.serial, item)) == Ok(false)
+        {
+            self.unpin(item);
+        }
+    }
+
+    /// All that one item has pinned, if nothing tells where that is.
     fn unpin(&self, item: u32) {
         if let Some(segment) = &self.segment {
             let wanted = pin_tag(self.serial, item);
@@ -191,7 +207,7 @@ impl Drop for Job {
 }
 
 fn lost_result() -> TaskError {
-    TaskError::Codec("the result was overwritten in shared memory, or there was no room for it".into())
+    TaskError::Codec("task or result was overwritten in shared memory, or there was no room for it".into())
 }
 
 /// What is behind the desk's lock.
@@ -204,14 +220,24 @@ struct Desk {
     pushes: u64,
     /// Why nothing is taken any more.
     end: Option<TaskError>,
+    /// Why nothing is taken at the moment: no worker comes.
+    hopeless: Option<TaskError>,
+}
+
+impl Desk {
+    fn refusal(&self) -> Option<&TaskError> {
+        self.end.as_ref().or(self.hopeless.as_ref())
+    }
 }
 
 /// Unpins one item's handles once they are decoded, also when a user's `Deserialize` panics.
-struct Unpin<'a>(&'a Job, u32);
+struct Unpin<'a>(&'a Job, wire::Record<'a>);
 
 impl Drop for Unpin<'_> {
     fn drop(&mut self) {
-        self.0.unpin(self.1);
+        for pins in self.1.pins() {
+            self.0.unpin_chain(self.1.item, pins);
+        }
     }
 }
 
@@ -269,6 +295,7 @@ impl Parent {
                 jobs: vec![None; slots],
                 pushes: 0,
                 end: None,
+                hopeless: None,
             }),
             detached: Private32::new(0),
             closed: Private32::new(0),
@@ -339,19 +366,21 @@ impl Parent {
         let ring = self.ring();
         let mut desk = self.desk();
         loop {
-            if let Some(end) = &desk.end {
+            if let Some(end) = desk.refusal() {
                 return Err(end.clone());
             }
             if let Some(slot) = self.free_slot(&mut desk) {
                 let serial = SERIAL.fetch_add(1, Relaxed);
                 let lap = desk.laps[slot].wrapping_add(1);
                 let task = Task::of(&ring, slot).expect("made with this shape");
-                task.set_code(self.key, code.trampoline, code.function);
-                task.set_count(serial, count, timed);
+                let Code { trampoline, function } = code;
+                let order = Order { trampoline, function, serial, count, timed };
+                task.set_order(self.key, &order, argument);
                 task.set_argument(argument, place);
                 task.set_result_place(1, NOWHERE);
                 task.set_result_place(2, NOWHERE);
                 task.set(Field::LastWordsBytes, 0);
+                task.set(Field::BufferPins, 0);
                 if ring.publish(slot, lap) {
                     desk.pushes += 1;
                     let job = Arc::new(Job {
@@ -359,6 +388,7 @@ impl Parent {
                         lap,
                         serial,
                         count,
+                        key: wire::result_key(self.key, serial),
                         resolved: Private32::new(0),
                         outcome: Mutex::new(Outcome { kept, ..Outcome::default() }),
                         segment: Some(Arc::clone(&self.segment)),
@@ -402,7 +432,7 @@ impl Parent {
         let kept = {
             let mut outcome = job.outcome();
             self.read_results(&ring, &job, &mut outcome);
-            outcome.results.end.clone_from(&desk.end);
+            outcome.results.end = desk.refusal().cloned();
             std::mem::take(&mut outcome.kept)
         };
         job.resolved.store(1, Release);
@@ -434,8 +464,11 @@ impl Parent {
             job.unpin(progress.items); // the pool ended in the middle of this item
             outcome.buried = true;
         }
-        if outcome.buried || [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
+        if outcome.buried {
             job.unpin(BUFFERS);
+        } else if [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
+            let chain = PinChain(task.get(Field::BufferPins) as u32);
+            job.unpin_chain(BUFFERS, Pins { segment: self.segment.id(), chain });
         }
         outcome.results.bytes = bytes;
     }
@@ -524,11 +557,12 @@ impl Parent {
     // --- for the supervisor ---
 
     /// Settles what a dead worker ran: the item at fault fails, what is behind it is queued again. The worker was
-    /// reaped: it writes no more.
-    pub(crate) fn bury(&self, worker: u32, death: impl Fn(String) -> TaskError) {
+    /// reaped: it writes no more. Was there something?
+    pub(crate) fn bury(&self, worker: u32, death: impl Fn(String) -> TaskError) -> bool {
         let ring = self.ring();
         let mut desk = self.desk();
         let slots: Vec<usize> = ring.running_in(worker).collect();
+        let any = !slots.is_empty();
         for slot in slots {
             let Some(job) = desk.jobs[slot].clone() else { continue };
             let mut progress = ring.progress(slot, job.lap);
@@ -561,6 +595,20 @@ impl Parent {
         }
         drop(desk);
         ring.pay_wakes_of(worker);
+        any
+    }
+
+    /// No worker comes, and none is there: what is queued fails with `e`, and what is submitted, until one is ready.
+    pub(crate) fn set_hopeless(&self, e: Option<&TaskError>) {
+        let ring = self.ring();
+        let mut desk = self.desk();
+        desk.hopeless = e.cloned();
+        for slot in 0..if e.is_some() { self.shape.slots } else { 0 } {
+            // Not what a worker has claimed, which comes right now.
+            if desk.jobs[slot].is_some() && ring.retract(slot) {
+                self.collect(&mut desk, slot);
+            }
+        }
     }
 
     /// The pool cannot go on: everything that is not done fails with `e`, and all that is submitted from now on. No

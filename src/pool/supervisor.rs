@@ -1,27 +1,36 @@
 //! The thread that starts workers, hears how they end, settles what they ran, and replaces them.
 //!
 //! One thread per pool, which lives as long as the pool: the kernel kills workers when the *thread* that started them
-//! ends. It sleeps in `poll` over the pidfds of the workers, the channels of those that have not said Ready yet, and a
-//! bell.
+//! ends. It sleeps in `poll` over the pidfds of the workers, their channels, and a bell.
 //!
 //! ```text
 //!   Empty(when) --spawn--> Taken: Starting --Here--> Starting --Ready(owner)--> Taken: Ready
 //!      ^                            |                                              |
-//!      +------ back-off 10 ms .. 1 s+                                              |
+//!      +------ back-off 10 ms .. 1 s+--- if it had run nothing, and for no second -+
 //!      +------ at once ------------------------------------------------------------+
 //! ```
 //!
 //! **A death, in this order**: reap (the worker writes no more); hear what it had said (it may have been ready, and have
 //! claimed, before we knew); hand its locks on; settle its task; clear what it held in the segment; start another.
 //!
-//! **Who dies before Ready** is counted, and waited for longer each time. After [`PATIENCE`] in a row, at the
-//! start or with no worker left, the pool is broken: tasks fail instead of waiting for workers that never come. A program that is not ours (it
-//! exits or closes the channel without Here, or says nothing for [`HANDSHAKE`]) is found out in the first start.
+//! **Who dies before Ready**, or right after it without a task, is counted, and replaced later each time. At the start,
+//! [`PATIENCE`] of them in a row are the end. Later, after [`LATER_PATIENCE`] in a row with no other worker there, the
+//! tasks that are queued fail, and so do new ones at once, instead of waiting for workers that do not come; the pool goes
+//! on trying, and takes tasks again as soon as one is ready. A program that is not ours (it exits or closes the channel
+//! without Here, or says nothing for [`HANDSHAKE`]) is found out in the first start.
+//!
+//! **A worker that is none any more.** A task may replace its process by another program (`exec`). That program keeps the
+//! pid, so its pidfd says nothing; but the kernel has let go of the owner id, as at a death, and closed the channel. Where
+//! a channel hangs up, and once a second for all, the owner is asked for. If it is gone and the process is there (with a
+//! program in it: one that is just dying has none), it is killed, and the death goes its way.
+//!
+//! **Times** of others are measured in time in which this thread could run ([`Awake`]): a program that is stopped as a
+//! whole (job control, a debugger, a frozen cgroup) has stopped its workers as well.
 
 use super::{
     desk::Parent,
     wire::{self, Hello, MAGIC, MAX_MESSAGE, Welcome},
-    worker::{self, EXIT_DAMAGED, MARKER, Marker},
+    worker::{self, EXIT_DAMAGED, EXIT_LEFT, MARKER, Marker},
 };
 use crate::{
     error::{OsError, PoolError, TaskError},
@@ -48,8 +57,17 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const ATTACH: Duration = Duration::from_secs(30);
 /// Between the end of a starting worker's channel and its own.
 const GRACE: Duration = Duration::from_secs(1);
-/// So many deaths before Ready, in a row, are too many.
+/// So many deaths before Ready, in a row, are too many at the start.
 const PATIENCE: u32 = 5;
+/// So many, in a row, when nobody else is there: about 2 seconds. What is short for a moment (descriptors, processes) is
+/// not yet a reason for errors.
+const LATER_PATIENCE: u32 = 8;
+/// A worker that lived this long after it was ready is none that dies at once.
+const SETTLED: Duration = Duration::from_secs(1);
+/// How often the owner of a channel that hung up is asked for, during the first [`GRACE`].
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+/// While times are measured, sleeps end after this.
+const TICK: Duration = Duration::from_millis(100);
 /// Workers that were told to leave and do not (stopped, or stuck in an exit handler) are killed after this.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Each sleep ends after this.
@@ -86,14 +104,15 @@ pub(crate) fn start(parent: Arc<Parent>, plan: Plan) -> Result<JoinHandle<()>, P
     };
     let name = CString::new(plan.name.as_bytes()).map_err(nul)?;
     let run = move || {
-        let seats = (0..parent.workers()).map(|_| Seat::Empty { again: Instant::now() }).collect();
+        let seats: Vec<_> = (0..parent.workers()).map(|_| Seat::Empty { again: Instant::now() }).collect();
         let mut supervisor = Supervisor {
             parent: Arc::clone(&parent),
             plan,
             exe,
             name,
+            failures: vec![0; seats.len()],
             seats,
-            failures: 0,
+            awake: Awake { ran: Duration::ZERO, looked: Instant::now() },
             farewell: None,
             looked: Instant::now(),
         };
@@ -141,15 +160,37 @@ enum Seat {
 struct Worker {
     child: Child,
     channel: process::Kept,
-    since: Instant,
+    /// When it was started, or became ready. In awake time, as all times here.
+    since: Duration,
     here: bool,
     /// Ready, under this id.
     owner: Option<Owner>,
     /// Since when its end of the channel is closed.
-    silent: Option<Instant>,
+    silent: Option<Duration>,
+    /// Since when its owner id is nobody's.
+    gone: Option<Duration>,
+    /// It had become another program.
+    replaced: bool,
     refused: Option<(String, bool)>,
     /// Killed because it did not become a worker in time.
     expired: bool,
+}
+
+/// How long this thread was awake, or could have been.
+#[derive(Debug)]
+struct Awake {
+    ran: Duration,
+    looked: Instant,
+}
+
+impl Awake {
+    /// Asked at least once in a [`TICK`] by who measures. What is far more than that was a stop.
+    fn now(&mut self) -> Duration {
+        let now = Instant::now();
+        self.ran += now.saturating_duration_since(self.looked).min(2 * TICK);
+        self.looked = now;
+        self.ran
+    }
 }
 
 struct Supervisor {
@@ -158,10 +199,11 @@ struct Supervisor {
     exe: CString,
     name: CString,
     seats: Vec<Seat>,
-    /// Deaths before Ready, in a row.
-    failures: u32,
-    /// When the pool was closed.
-    farewell: Option<Instant>,
+    /// Of each seat: how many in a row did no work.
+    failures: Vec<u32>,
+    awake: Awake,
+    /// When the pool was closed, in awake time.
+    farewell: Option<Duration>,
     /// When the ring was last looked at.
     looked: Instant,
 }
@@ -174,9 +216,12 @@ impl Supervisor {
     fn run(&mut self, tell: &mpsc::SyncSender<Result<(), PoolError>>) -> Result<(), OsError> {
         let mut starting = true;
         loop {
-            if let Err(e) =
-                self.look_at_ring().and_then(|()| self.fill_seats(starting)).and_then(|()| self.check_times())
-            {
+            let done = self
+                .look_at_all()
+                .and_then(|()| self.fill_seats(starting))
+                .and_then(|()| self.check_times())
+                .and_then(|()| self.check_owners());
+            if let Err(e) = done {
                 self.end_all();
                 self.parent.give_up(&TaskError::Pool(e.clone()));
                 let _ = tell.try_send(Err(e));
@@ -199,12 +244,17 @@ impl Supervisor {
         }
     }
 
-    /// Once a second: were words overwritten that nobody else would miss?
-    fn look_at_ring(&mut self) -> Result<(), Fatal> {
+    /// Once a second: were words overwritten that nobody else would miss? And is a worker still one, whose channel
+    /// somebody else keeps open?
+    fn look_at_all(&mut self) -> Result<(), Fatal> {
         if self.looked.elapsed() < LOOK_AGAIN {
             return Ok(());
         }
         self.looked = Instant::now();
+        let now = self.awake.now();
+        for index in 0..self.seats.len() {
+            self.ask_owner(index, now)?;
+        }
         let is_there = |index: usize| matches!(self.seats.get(index), Some(Seat::Taken(_)));
         if self.parent.is_damaged(is_there) { Err(overwritten()) } else { Ok(()) }
     }
@@ -222,13 +272,13 @@ impl Supervisor {
             match self.spawn(index) {
                 Ok(worker) => self.seats[index] = Seat::Taken(worker),
                 Err(e) if starting => return Err(e.into()),
-                Err(e) => self.failed(index, starting, || e.to_string())?,
+                Err(e) => self.failed(index, starting, || PoolError::Broken(e.to_string()))?,
             }
         }
         Ok(())
     }
 
-    fn spawn(&self, index: usize) -> Result<Worker, OsError> {
+    fn spawn(&mut self, index: usize) -> Result<Worker, OsError> {
         let (ours, theirs) = channel::pair()?;
         // The child gets it under the number that it has here: no descriptor that the host left inheritable has it.
         let number = theirs.as_raw_fd();
@@ -246,10 +296,12 @@ impl Supervisor {
         let worker = Worker {
             child,
             channel: ours.into(),
-            since: Instant::now(),
+            since: self.awake.now(),
             here: false,
             owner: None,
             silent: None,
+            gone: None,
+            replaced: false,
             refused: None,
             expired: false,
         };
@@ -281,17 +333,20 @@ impl Supervisor {
 
     /// Those that did not become workers in time are killed; their end is heard as any other.
     fn check_times(&mut self) -> Result<(), Fatal> {
-        for seat in &mut self.seats {
+        let now = self.awake.now();
+        for (seat, failures) in self.seats.iter_mut().zip(&mut self.failures) {
+            let Seat::Taken(worker) = seat else { continue };
+            let age = now - worker.since;
+            if worker.owner.is_some() {
+                if age > SETTLED {
+                    *failures = 0;
+                }
+                continue;
+            }
             // The channel of a dying worker closes before its end is reported: hence a grace.
-            let late = |worker: &Worker| {
-                worker.since.elapsed() > if worker.here { ATTACH } else { HANDSHAKE }
-                    || worker.silent.is_some_and(|since| since.elapsed() > GRACE)
-            };
-            if let Seat::Taken(worker) = seat
-                && worker.owner.is_none()
-                && !worker.expired
-                && late(worker)
-            {
+            let late = age > if worker.here { ATTACH } else { HANDSHAKE }
+                || worker.silent.is_some_and(|since| now - since > GRACE);
+            if late && !worker.expired {
                 worker.expired = true;
                 worker.child.kill(Signal::KILL)?;
             }
@@ -299,10 +354,36 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Those whose channel hung up: are they still there?
+    fn check_owners(&mut self) -> Result<(), Fatal> {
+        let now = self.awake.now();
+        for index in 0..self.seats.len() {
+            if matches!(&self.seats[index], Seat::Taken(worker) if worker.is_doubtful(now)) {
+                self.ask_owner(index, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills what is no worker any more: see the header.
+    fn ask_owner(&mut self, index: usize, now: Duration) -> Result<(), Fatal> {
+        let Seat::Taken(worker) = &mut self.seats[index] else { return Ok(()) };
+        // An error: the descriptors were closed under us, and nothing can be said of anybody.
+        let Some(Ok(false)) = worker.owner.map(|owner| self.parent.segment().is_alive(owner)) else {
+            return Ok(());
+        };
+        let since = *worker.gone.get_or_insert(now);
+        worker.replaced |= worker.child.has_program();
+        if worker.replaced || now - since > GRACE {
+            worker.child.kill(Signal::KILL)?; // its end is heard as any other
+        }
+        Ok(())
+    }
+
     /// The pool is closed: have all left?
     fn take_leave(&mut self) -> bool {
-        let since = *self.farewell.get_or_insert_with(Instant::now);
-        let late = since.elapsed() > FAREWELL;
+        let now = self.awake.now();
+        let late = now - *self.farewell.get_or_insert(now) > FAREWELL;
         let mut left = true;
         for seat in &mut self.seats {
             if let Seat::Taken(worker) = seat {
@@ -320,14 +401,24 @@ impl Supervisor {
         let mut whose = Vec::new();
         let mut timeout = at_most;
         let now = Instant::now();
+        let awake = self.awake.now();
+        if self.farewell.is_some() {
+            timeout = timeout.min(TICK);
+        }
         for (index, seat) in self.seats.iter().enumerate() {
             match seat {
                 Seat::Taken(worker) => {
                     fds.push(worker.child.pidfd());
                     whose.push((index, true));
-                    if worker.owner.is_none() && worker.silent.is_none() {
+                    if worker.silent.is_none() {
                         fds.push(worker.channel.as_fd());
                         whose.push((index, false));
+                    }
+                    if worker.is_doubtful(awake) {
+                        timeout = timeout.min(ASK_AGAIN);
+                    }
+                    if worker.owner.is_none() || awake - worker.since <= SETTLED {
+                        timeout = timeout.min(TICK);
                     }
                 }
                 Seat::Empty { .. } if self.farewell.is_some() => {}
@@ -336,14 +427,19 @@ impl Supervisor {
         }
         let ready = process::poll(&fds, Some(timeout))?;
         drop(fds);
+        let now = self.awake.now();
         if ready[0] {
             self.parent.bell.silence()?;
         }
         for ((index, ended), _) in whose.into_iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
             let Seat::Taken(worker) = &mut self.seats[index] else { continue };
             if !ended {
-                worker.hear();
-                self.note(index);
+                let starts = worker.owner.is_none();
+                worker.hear(now);
+                if starts && worker.owner.is_some() {
+                    worker.since = now;
+                    self.note(index);
+                }
             } else if let Err(e) = self.ended(index, starting)? {
                 return Ok(Err(e));
             }
@@ -354,10 +450,8 @@ impl Supervisor {
     /// Keeps what others want to know of a worker.
     fn note(&mut self, index: usize) {
         let Seat::Taken(worker) = &self.seats[index] else { return };
-        if worker.owner.is_some() {
-            self.failures = 0;
-            self.set_pid(index, Some(worker.child.pid()));
-        }
+        self.set_pid(index, Some(worker.child.pid()));
+        self.parent.set_hopeless(None);
     }
 
     fn set_pid(&self, index: usize, pid: Option<u32>) {
@@ -371,7 +465,8 @@ impl Supervisor {
             return Ok(Ok(()));
         };
         let exit = worker.child.wait()?;
-        worker.hear();
+        let now = self.awake.now();
+        worker.hear(now);
         self.set_pid(index, None);
         if let Some(owner) = worker.owner {
             for word in self.parent.segment().words_awaited_from(owner) {
@@ -384,7 +479,13 @@ impl Supervisor {
             Exit::Code(code) => (None, Some(code)),
             Exit::Unknown => (None, None),
         };
-        self.parent.bury(index as u32, |message| TaskError::Died { pid, signal, code, message });
+        let replaced = worker.replaced;
+        let buried = self.parent.bury(index as u32, |mut message| {
+            if replaced && message.is_empty() {
+                message = "it had replaced its process by another program, which was ended".into();
+            }
+            TaskError::Died { pid, signal, code, message }
+        });
         self.parent.forget_dead();
         if self.parent.is_closed() {
             return Ok(Ok(()));
@@ -392,21 +493,25 @@ impl Supervisor {
         if exit == Exit::Code(EXIT_DAMAGED) {
             return Ok(Err(overwritten()));
         }
-        if worker.owner.is_some() {
+        let worked = buried || exit == Exit::Code(EXIT_LEFT) || now - worker.since > SETTLED;
+        if worker.owner.is_some() && worked {
+            self.failures[index] = 0;
             return Ok(Ok(()));
         }
         let stranger = match &worker.refused {
             Some((_, other_build)) => *other_build,
             None => !worker.here && (worker.expired || matches!(exit, Exit::Code(_))),
         };
-        if stranger && (starting || !self.anyone_ready()) {
+        if stranger && starting {
             return Ok(Err(PoolError::NotAWorkerImage(self.plan.program())));
         }
+        let program = self.plan.program();
         Ok(self.failed(index, starting, || match (worker.refused, exit) {
-            (Some((why, _)), _) => why,
-            (None, Exit::Code(code)) => format!("exit code {code}"),
-            (None, Exit::Signal(signal)) => format!("signal {signal}"),
-            (None, Exit::Unknown) => "cause unknown".into(),
+            _ if stranger => PoolError::NotAWorkerImage(program),
+            (Some((why, _)), _) => PoolError::Broken(why),
+            (None, Exit::Code(code)) => PoolError::Broken(format!("exit code {code}")),
+            (None, Exit::Signal(signal)) => PoolError::Broken(format!("signal {signal}")),
+            (None, Exit::Unknown) => PoolError::Broken("cause unknown".into()),
         }))
     }
 
@@ -414,15 +519,20 @@ impl Supervisor {
         self.seats.iter().any(|seat| matches!(seat, Seat::Taken(worker) if worker.owner.is_some()))
     }
 
-    /// No worker came of it: try again later, unless that has gone on for too long.
-    fn failed(&mut self, index: usize, starting: bool, why: impl FnOnce() -> String) -> Result<(), Fatal> {
-        self.failures += 1;
-        if self.failures >= PATIENCE && (starting || !self.anyone_ready()) {
-            return Err(PoolError::Broken(why()));
-        }
-        let wait = Duration::from_millis(10 << (self.failures - 1).min(7)).min(Duration::from_secs(1));
+    /// No work came of it: try again later; if that has gone on for too long, nobody waits for it any more.
+    fn failed(&mut self, index: usize, starting: bool, why: impl FnOnce() -> PoolError) -> Result<(), Fatal> {
+        let before = self.failures[index];
+        self.failures[index] = before.saturating_add(1);
+        let wait = Duration::from_millis(10 << before.min(7)).min(Duration::from_secs(1));
         self.seats[index] = Seat::Empty { again: Instant::now() + wait };
-        Ok(())
+        match starting {
+            true if before + 1 >= PATIENCE => Err(why()),
+            false if before + 1 >= LATER_PATIENCE && !self.anyone_ready() => {
+                self.parent.set_hopeless(Some(&TaskError::Pool(why())));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Kills and reaps everybody.
@@ -444,8 +554,13 @@ impl Supervisor {
 }
 
 impl Worker {
-    /// All that it has said.
-    fn hear(&mut self) {
+    /// Its channel hung up a moment ago, so its owner may be about to go.
+    fn is_doubtful(&self, now: Duration) -> bool {
+        self.owner.is_some() && self.silent.is_some_and(|since| now - since <= GRACE)
+    }
+
+    /// All that it has said until `now`.
+    fn hear(&mut self, now: Duration) {
         let mut buffer = [0; MAX_MESSAGE];
         loop {
             match channel::receive(self.channel.as_fd(), &mut buffer, 0, Some(Duration::ZERO)) {
@@ -454,11 +569,11 @@ impl Worker {
                     Ok(Hello::Ready(owner)) => self.owner = Owner::from_bits(owner),
                     Ok(Hello::Refused { why, other_build }) => self.refused = Some((why, other_build)),
                     // Not one of ours.
-                    Err(_) => self.silent = self.silent.or_else(|| Some(Instant::now())),
+                    Err(_) => self.silent = self.silent.or(Some(now)),
                 },
                 Ok(channel::Received::Nothing) => return,
                 Ok(channel::Received::Closed) | Err(_) => {
-                    self.silent = self.silent.or_else(|| Some(Instant::now()));
+                    self.silent = self.silent.or(Some(now));
                     return;
                 }
             }

@@ -7,7 +7,7 @@
 //!
 //! Why an offset may be called, in one place:
 //! 1. it was made by [`offset_of`] in a process that runs the same build (build ids are compared in the handshake);
-//! 2. its seal over the pool's key, which is not in shared memory, says that nobody overwrote it (`wire::seal`);
+//! 2. its seal over the pool's key, which is not in shared memory, says that nobody overwrote it (`wire::Order`);
 //! 3. it leads into the executable segments of our image (`code_at` checks).
 //!
 //! **A worker is our own executable, started again.** The entry of `.init_array` below runs before `main`, finds the
@@ -107,8 +107,8 @@ where
 }
 
 /// The code behind a name.
-pub(crate) fn resolve(code: Option<Sealed>) -> Result<Trampoline, TaskError> {
-    let code = code.and_then(|code| image::code_at(code.trampoline() as i64)).ok_or_else(overwritten)?;
+pub(crate) fn resolve(sealed: Sealed) -> Result<Trampoline, TaskError> {
+    let code = image::code_at(sealed.order().trampoline as i64).ok_or_else(overwritten)?;
     // SAFETY: same size; the offset was made from a `Trampoline` by `code_of`: see the header, 1 to 3.
     Ok(unsafe {
         #[allow(clippy::disallowed_methods, reason = "there is no other way to a function from an address")]

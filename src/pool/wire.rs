@@ -22,36 +22,40 @@
 //!
 //! # A record
 //!
-//! One little-endian head word, then the body, padded to 8 bytes:
+//! A little-endian head word, a seal (not in arguments, which have one seal together), the body, padded to 8 bytes, and
+//! three words for each segment in which it has pins for the receiver: the segment's id, and where they are. The head:
 //!
 //! | bits | |
 //! |---|---|
 //! | 0..32 | length of the body in bytes |
 //! | 32..52 | item of the batch |
 //! | 52..56 | tag: argument 1, value 2, error 3 (a `TaskError`) |
-//! | 56 | the body holds handles, which are pinned for the receiver |
+//! | 56..63 | segments in which it has pins |
 //!
 //! # Trust
 //!
 //! Bytes that another process wrote are copied out first, and then parsed with every length checked: [`records`] gives
-//! slices of what it was given, or stops with [`Malformed`]. Addresses are checked by `Segment::open`. Only the two code
-//! offsets of a task cannot be checked by looking at them, so they come with a seal over a key that is not in shared
-//! memory: overwritten bytes are refused. The seal is not cryptography, and need not be: who can talk to our workers
-//! over the control socket is our own process.
+//! slices of what it was given, or stops with [`Malformed`]. Addresses are checked by `Segment::open`. What cannot be
+//! checked by looking at it carries a seal over a key that is not in shared memory ([`checksum`]): the code offsets of a
+//! task, its argument (one seal for all of the task), and each result (with the task's serial in it, so that bytes which
+//! an earlier task left there are none of this one). Overwritten, these are an error, and never reach a decoder: some
+//! types decode for ever, or as deep as the bytes say. The seal is not cryptography, and need not be: who can talk to our
+//! workers over the control socket is our own process.
 
 use super::slot::{Progress, Ring, Shape};
 pub(crate) use crate::codec::serial::{decode, encode};
 use crate::{
     atomic::{Relaxed, Word32, Word64},
     segment::{
-        Place,
+        PinChain, Place,
+        handle::Pins,
         words::{load_bytes, store_bytes},
     },
 };
 use serde::{Deserialize, Serialize};
 
 /// "allmend", and the version of the layout. Raise it with every change here or in `slot.rs`.
-pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"allmend\x02");
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"allmend\x03");
 /// Header word of the magic.
 pub(crate) const MAGIC_AT: usize = 0;
 /// Header word of the closed flag.
@@ -66,7 +70,7 @@ pub(crate) enum LineField {
     Code = 0,
     /// 1 + code offset of the function itself, where that is chosen at run time; else 0.
     Function = 2,
-    /// [`seal`] of the two.
+    /// [`checksum`] of all these, and of the argument.
     Seal = 4,
     /// Never used twice in a pool: pins are named by it.
     Serial = 6,
@@ -99,6 +103,8 @@ pub(crate) enum Field {
     ResultPlaces = RARE_AT + 2,
     /// Bytes of the last words.
     LastWordsBytes = RARE_AT + 6,
+    /// Where the pins of the result buffers are: a [`PinChain`].
+    BufferPins = RARE_AT + 7,
 }
 
 const INLINE: usize = 512 / 8;
@@ -122,7 +128,7 @@ pub(crate) const MAX_BODY: usize = u32::MAX as usize - 8;
 const _: () = {
     assert!(PAYLOAD.is_multiple_of(8), "slots begin with a cache line");
     assert!(Field::LastWordsBytes as usize == Field::ResultPlaces as usize + 4);
-    assert!(RESULT_AT + INLINE <= RARE_AT && (Field::LastWordsBytes as usize) < ARGUMENT_AT);
+    assert!(RESULT_AT + INLINE <= RARE_AT && (Field::BufferPins as usize) < ARGUMENT_AT);
     assert!((1 + RARE_AT).is_multiple_of(8) && (1 + ARGUMENT_AT).is_multiple_of(8));
     assert!(1 + TINY_AT + TINY_BYTES / 4 == 16, "a line");
     assert!(MAX_COUNT < TIMED);
@@ -165,30 +171,26 @@ impl<'a> Task<'a> {
         self.line[field as usize + 1].store((value >> 32) as u32, Relaxed);
     }
 
-    /// Names what it pins.
-    pub(crate) fn serial(&self) -> u64 {
-        self.get_line(LineField::Serial)
+    /// Notes what is to be done, and seals it together with its argument.
+    pub(crate) fn set_order(&self, key: u64, order: &Order, argument: &[u8]) {
+        self.set_line(LineField::Code, order.trampoline);
+        self.set_line(LineField::Function, order.function);
+        self.set_line(LineField::Serial, order.serial);
+        self.line[LineField::Count as usize].store(order.count_word(), Relaxed);
+        self.set_line(LineField::Seal, order.seal(key, argument));
     }
-    /// Items, and whether the time is to be taken.
-    pub(crate) fn count(&self) -> (u32, bool) {
-        let word = self.line[LineField::Count as usize].load(Relaxed);
-        ((word & !TIMED).min(MAX_COUNT), word & TIMED != 0)
-    }
-    pub(crate) fn set_count(&self, serial: u64, count: u32, timed: bool) {
-        self.set_line(LineField::Serial, serial);
-        self.line[LineField::Count as usize].store(count | if timed { TIMED } else { 0 }, Relaxed);
-    }
-
-    /// The task's code, if nobody but a holder of the key named it.
-    pub(crate) fn code(&self, key: u64) -> Option<Sealed> {
-        let (trampoline, function) = (self.get_line(LineField::Code), self.get_line(LineField::Function));
-        (self.get_line(LineField::Seal) == seal(key, trampoline, function))
-            .then_some(Sealed { trampoline, function })
-    }
-    pub(crate) fn set_code(&self, key: u64, trampoline: u64, function: u64) {
-        self.set_line(LineField::Code, trampoline);
-        self.set_line(LineField::Function, function);
-        self.set_line(LineField::Seal, seal(key, trampoline, function));
+    /// What is to be done, if nobody but a holder of the key has written it, and this argument.
+    pub(crate) fn order(&self, key: u64, argument: &[u8]) -> Option<Sealed> {
+        let count = self.line[LineField::Count as usize].load(Relaxed);
+        let order = Order {
+            trampoline: self.get_line(LineField::Code),
+            function: self.get_line(LineField::Function),
+            serial: self.get_line(LineField::Serial),
+            count: count & !TIMED,
+            timed: count & TIMED != 0,
+        };
+        (order.count <= MAX_COUNT && self.get_line(LineField::Seal) == order.seal(key, argument))
+            .then_some(Sealed(order))
     }
 
     /// Notes the argument, which is in a buffer if it is longer than [`INLINE_BYTES`], and is copied here otherwise.
@@ -258,30 +260,80 @@ impl<'a> Task<'a> {
     }
 }
 
-/// Code offsets whose seal was right: see `trampoline.rs` for what that is worth.
+/// What is to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Sealed {
-    trampoline: u64,
-    function: u64,
+pub(crate) struct Order {
+    /// Code offset of the trampoline.
+    pub(crate) trampoline: u64,
+    /// 1 + the function's offset, or 0.
+    pub(crate) function: u64,
+    /// Names what it pins.
+    pub(crate) serial: u64,
+    /// Items.
+    pub(crate) count: u32,
+    /// Is the time to be taken?
+    pub(crate) timed: bool,
 }
+
+impl Order {
+    fn count_word(&self) -> u32 {
+        self.count | if self.timed { TIMED } else { 0 }
+    }
+
+    fn seal(&self, key: u64, argument: &[u8]) -> u64 {
+        let key = fold(key ^ self.trampoline, KEYS[1] ^ self.function);
+        checksum(fold(key ^ self.serial, KEYS[2]), u64::from(self.count_word()), argument)
+    }
+}
+
+/// An order whose seal was right: see `trampoline.rs` for what that is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Sealed(Order);
 
 impl Sealed {
-    pub(crate) fn trampoline(self) -> u64 {
-        self.trampoline
-    }
-    /// 1 + the function's offset, or 0.
-    pub(crate) fn function(self) -> u64 {
-        self.function
+    pub(crate) fn order(&self) -> &Order {
+        &self.0
     }
 }
 
-/// Ties the code offsets of a task to the pool's key.
-fn seal(key: u64, code: u64, function: u64) -> u64 {
-    let mix = |x: u64| {
-        let x = (x ^ x >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        (x ^ x >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93) ^ x >> 32
-    };
-    mix(mix(key ^ code).wrapping_add(function)) ^ key.rotate_left(32)
+/// Numbers without a pattern: the first digits behind the point of the square roots of 2, 3, 5, 7, made odd.
+const KEYS: [u64; 4] =
+    [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b, 0x3c6e_f372_fe94_f82b, 0xa54f_f53a_5f1d_36f1];
+
+/// Both halves of a product.
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Of a word and of bytes, under a key: one multiplication for each 16 bytes.
+pub(crate) fn checksum(key: u64, word: u64, bytes: &[u8]) -> u64 {
+    let mut a = fold(key ^ word, KEYS[0]);
+    let (quads, rest) = bytes.as_chunks::<32>();
+    if !quads.is_empty() {
+        let mut b = a ^ KEYS[3]; // two that do not wait for each other
+        for quad in quads {
+            let word = |i: usize| u64::from_ne_bytes(std::array::from_fn(|byte| quad[8 * i + byte]));
+            a = fold(a ^ word(0), key ^ word(1));
+            b = fold(b ^ word(2), key ^ word(3) ^ KEYS[1]);
+        }
+        a ^= b.rotate_left(32);
+    }
+    let (words, tail) = rest.as_chunks::<8>();
+    for word in words {
+        a = fold(a ^ u64::from_ne_bytes(*word), key ^ KEYS[2]);
+    }
+    if !tail.is_empty() {
+        let mut last = [0; 8];
+        last[..tail.len()].copy_from_slice(tail);
+        a = fold(a ^ u64::from_ne_bytes(last), key ^ KEYS[2]);
+    }
+    fold(a ^ bytes.len() as u64, key ^ KEYS[3])
+}
+
+/// Under which the results of one task are sealed.
+pub(crate) fn result_key(key: u64, serial: u64) -> u64 {
+    fold(key ^ serial, KEYS[2])
 }
 
 /// Names what one item of one task pinned: unique in the life of the process that submits.
@@ -306,16 +358,40 @@ pub(crate) enum Tag {
 pub(crate) struct Record<'a> {
     pub(crate) tag: Tag,
     pub(crate) item: u32,
-    /// Handles in it are pinned.
-    pub(crate) pinned: bool,
     pub(crate) body: &'a [u8],
+    pins: &'a [u8],
 }
+
+impl Record<'_> {
+    /// The pins of handles in it, for each segment in which there are some.
+    pub(crate) fn pins(&self) -> impl Iterator<Item = Pins> {
+        self.pins.as_chunks::<PINS_BYTES>().0.iter().map(|pins| {
+            let word = |i: usize| u64::from_le_bytes(std::array::from_fn(|byte| pins[8 * i + byte]));
+            Pins { segment: u128::from(word(0)) | u128::from(word(1)) << 64, chain: PinChain(word(2) as u32) }
+        })
+    }
+
+    /// Are there any?
+    pub(crate) fn is_pinned(&self) -> bool {
+        !self.pins.is_empty()
+    }
+}
+
+const PINS_BYTES: usize = 24;
+/// A result has pins in at most so many segments.
+const MAX_PINS: u64 = 127;
 
 /// Not the records that one of us writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Malformed;
 
-/// Appends a record whose body `write` appends; on an error nothing is left behind.
+/// Bytes before the body.
+fn head_bytes(tag: Tag) -> usize {
+    if tag == Tag::Argument { 8 } else { 16 }
+}
+
+/// Appends a record whose body `write` appends; on an error nothing is left behind. That of a result counts for nothing
+/// before [`seal_record`].
 pub(crate) fn push_record<E: From<TooLong>>(
     out: &mut Vec<u8>,
     item: u32,
@@ -323,7 +399,8 @@ pub(crate) fn push_record<E: From<TooLong>>(
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
     let start = out.len();
-    out.extend_from_slice(&[0; 8]);
+    let head = head_bytes(tag);
+    out.extend_from_slice(&[0; 16][..head]);
     // The result is looked at where it is: errors are large, and to move one that is not there costs more than the rest.
     match write(out) {
         Ok(()) => {}
@@ -332,11 +409,12 @@ pub(crate) fn push_record<E: From<TooLong>>(
             return Err(e);
         }
     }
-    if out.len() - start - 8 > MAX_BODY {
+    let body = out.len() - start - head;
+    if body > MAX_BODY {
         out.truncate(start);
         return Err(TooLong.into());
     }
-    let head = (out.len() - start - 8) as u64 | u64::from(item) << 32 | (tag as u64) << 52;
+    let head = body as u64 | u64::from(item) << 32 | (tag as u64) << 52;
     out[start..start + 8].copy_from_slice(&head.to_le_bytes());
     out.resize(out.len().next_multiple_of(8), 0);
     Ok(())
@@ -346,20 +424,33 @@ pub(crate) fn push_record<E: From<TooLong>>(
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct TooLong;
 
-/// Says that the record which starts at `start` holds handles that are pinned.
-pub(crate) fn mark_pinned(out: &mut [u8], start: usize) {
-    out[start + 7] |= 1;
+/// Finishes the result that is alone in `record`: where its pins are, and the seal.
+pub(crate) fn seal_record(record: &mut Vec<u8>, key: u64, pins: &[Pins]) {
+    for pins in pins {
+        for word in [pins.segment as u64, (pins.segment >> 64) as u64, u64::from(pins.chain.0)] {
+            record.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+    let Some((head, rest)) = record.split_first_chunk_mut::<8>() else { return };
+    let Some((seal, rest)) = rest.split_first_chunk_mut::<8>() else { return };
+    let word = u64::from_le_bytes(*head) | (pins.len() as u64).min(MAX_PINS) << 56;
+    *head = word.to_le_bytes();
+    *seal = checksum(key, word, rest).to_le_bytes();
 }
 
-/// The records in `bytes`, each with the range of its body; stops behind the first that is malformed.
-pub(crate) fn records(bytes: &[u8], count: u32) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
+/// The records in `bytes`; stops behind the first that is malformed. `key`: of [`result_key`], for results.
+pub(crate) fn records(
+    bytes: &[u8],
+    count: u32,
+    key: u64,
+) -> impl Iterator<Item = Result<Record<'_>, Malformed>> {
     let mut rest = Some(bytes);
     std::iter::from_fn(move || {
         let bytes = rest.take()?;
         if bytes.is_empty() {
             return None;
         }
-        let one = split_record(bytes, count);
+        let one = split_record(bytes, count, key);
         if let Some((_, behind)) = one {
             rest = Some(behind);
         }
@@ -367,9 +458,9 @@ pub(crate) fn records(bytes: &[u8], count: u32) -> impl Iterator<Item = Result<R
     })
 }
 
-/// The first record, and what is behind it; `None` if it is malformed.
-pub(crate) fn split_record(bytes: &[u8], count: u32) -> Option<(Record<'_>, &[u8])> {
-    let (head, rest) = bytes.split_first_chunk::<8>()?;
+/// The first record, and what is behind it; `None` if it is malformed, or not what was sealed.
+pub(crate) fn split_record(bytes: &[u8], count: u32, key: u64) -> Option<(Record<'_>, &[u8])> {
+    let (head, mut rest) = bytes.split_first_chunk::<8>()?;
     let head = u64::from_le_bytes(*head);
     let length = head as u32 as usize;
     let item = (head >> 32) as u32 & (Progress::MAX_ITEMS - 1);
@@ -379,12 +470,22 @@ pub(crate) fn split_record(bytes: &[u8], count: u32) -> Option<(Record<'_>, &[u8
         3 => Tag::Error,
         _ => return None,
     };
-    let padded = length.checked_next_multiple_of(8)?;
-    if head >> 57 != 0 || item >= count || padded > rest.len() {
+    let pins = (head >> 56) as usize * PINS_BYTES;
+    if head >> 63 != 0 || item >= count {
         return None;
     }
-    let record = Record { tag, item, pinned: head >> 56 & 1 == 1, body: &rest[..length] };
-    Some((record, &rest[padded..]))
+    let mut seal = None;
+    if head_bytes(tag) == 16 {
+        let (word, behind) = rest.split_first_chunk::<8>()?;
+        (seal, rest) = (Some(u64::from_le_bytes(*word)), behind);
+    }
+    let padded = length.checked_next_multiple_of(8)?;
+    let end = padded.checked_add(pins)?;
+    let (whole, behind) = rest.split_at_checked(end)?;
+    if seal.is_some_and(|seal| seal != checksum(key, head, whole)) {
+        return None;
+    }
+    Some((Record { tag, item, body: &whole[..length], pins: &whole[padded..] }, behind))
 }
 
 // --- the control socket ---

@@ -24,15 +24,15 @@ use super::{
     trampoline::{self, overwritten},
     wire::{
         self, BUFFERS, CLOSED_AT, Field, Hello, INLINE_AREA, MAGIC, MAGIC_AT, MAX_MESSAGE, PAYLOAD, Tag,
-        Task, TooLong, Welcome, pin_tag,
+        Task, TooLong, Welcome, pin_tag, result_key,
     },
 };
 use crate::{
     atomic::{Acquire, Private32, Relaxed, Word64, spin},
     error::{CreateError, HandleError, TaskError},
-    os::{channel, image, process},
+    os::{channel, image, memory, process},
     segment::{
-        Kind, Object, Place, Segment, Stamp, handle,
+        Kind, Object, PinChain, Place, Segment, Stamp, handle,
         owner::Owner,
         words::{load_bytes, store_bytes},
     },
@@ -55,6 +55,8 @@ pub(crate) const MARKER: &str = "ALLMEND_WORKER";
 pub(crate) const EXIT_DAMAGED: i32 = 98;
 /// The exit code of a worker that was refused, or could not attach: it has said why.
 const EXIT_REFUSED: i32 = 97;
+/// The exit code of a worker that a task has made unfit for others.
+pub(crate) const EXIT_LEFT: i32 = 96;
 /// Each sleep ends after this, to look at the parent and at the ring again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -217,13 +219,24 @@ fn attach(channel: &OwnedFd, marker: &Marker) -> Result<(Worker, Owner), (String
 
 /// Leaves with the parent, also in the middle of a task.
 fn watch(channel: &OwnedFd) -> Result<(), String> {
-    let channel = channel.try_clone().map_err(|e| e.to_string())?;
+    let channel = process::Kept::from(channel.try_clone().map_err(|e| e.to_string())?);
+    let (_, file) = memory::stat(channel.as_fd()).map_err(|e| e.to_string())?;
     let body = move || {
         let mut buffer = [0; MAX_MESSAGE];
         loop {
-            match channel::receive(channel.as_fd(), &mut buffer, 1, Some(LOOK_AGAIN)) {
-                Ok(channel::Received::Message { .. }) => {}
-                Ok(channel::Received::Nothing) if !orphaned() => {}
+            // A task may close what is not its own, and the number may be its own file's by now. Then the task goes on,
+            // and its worker leaves after it.
+            let ours = matches!(memory::stat(channel.as_fd()), Ok((_, now)) if now == file);
+            let heard = match ours {
+                true => channel::receive(channel.as_fd(), &mut buffer, 1, Some(LOOK_AGAIN)).ok(),
+                false => {
+                    std::thread::park_timeout(LOOK_AGAIN);
+                    None
+                }
+            };
+            match heard {
+                Some(channel::Received::Message { .. }) => {}
+                Some(channel::Received::Nothing) | None if !orphaned() => {}
                 _ if WORKER.get().is_some_and(Worker::is_closed) => return, // leaves by itself
                 _ => process::kill_self(),
             }
@@ -352,15 +365,19 @@ impl Worker {
     /// Runs what is left of a batch. `false`: the slot was overwritten.
     fn batch(&self, ring: &Ring<'_>, slot: usize, lap: u32, buffers: &mut Buffers) -> bool {
         let Some(task) = Task::of(ring, slot) else { return false };
-        let (count, timed) = task.count();
-        let begun = timed.then(Instant::now);
         let mut progress = ring.progress(slot, lap);
-        let (code, serial) = (task.code(self.key), task.serial());
-        let trampoline = trampoline::resolve(code);
         let fetched = self.fetch(&task, &mut buffers.argument);
         let Buffers { argument, record } = buffers;
-        let mut items = wire::records(argument, count);
-        let Some(mut output) = self.output(&task, progress, count) else { return false };
+        let Some(sealed) = task.order(self.key, if fetched.is_ok() { argument } else { &[] }) else {
+            // Overwritten, so nothing of it can be believed, nor said in its name: the parent finds no results.
+            return ring.finish(slot, self.index);
+        };
+        let wire::Order { count, serial, timed, .. } = *sealed.order();
+        let key = result_key(self.key, serial);
+        let begun = timed.then(Instant::now);
+        let trampoline = trampoline::resolve(sealed);
+        let mut items = wire::records(argument, count, key);
+        let Some(mut output) = self.output(&task, progress, sealed.order()) else { return false };
         TASK.set(Some(slot));
         if cfg!(panic = "abort") {
             ABORTS.store(slot as u32 + 1, Relaxed); // read by this task's own threads
@@ -375,31 +392,30 @@ impl Worker {
             }
             let mut call = Call {
                 body: &[],
-                function: code.map_or(0, wire::Sealed::function),
+                function: sealed.order().function,
                 record,
                 item,
-                guardian: self.guardian,
                 tag: pin_tag(serial, item),
             };
             call.record.clear();
-            let done = match (&trampoline, &fetched, body) {
-                (Err(e), _, _) | (_, Err(e), _) => Err(Box::new(e.clone())),
-                (_, _, None) => Err(Box::new(overwritten())),
-                (Ok(trampoline), Ok(()), Some(body)) => {
+            let done = match (&trampoline, body) {
+                (Err(e), _) => Err(Box::new(e.clone())),
+                (_, None) => Err(Box::new(overwritten())),
+                (Ok(trampoline), Some(body)) => {
                     call.body = body;
                     guarded(&task, *trampoline, &mut call)
                 }
             };
             if let Err(e) = done {
-                call.record.clear();
                 call.fail(&e);
             }
-            if let Err(e) = output.append(&mut progress, record) {
-                record.clear();
-                Call { body: &[], function: 0, record, item, guardian: self.guardian, tag: 0 }
-                    .fail(&no_memory(e));
+            let pins = handle::take_pinned(); // also of a result that failed behind a handle
+            wire::seal_record(call.record, key, &pins);
+            if let Err(e) = output.append(&mut progress, call.record) {
+                call.fail(&no_memory(e));
+                wire::seal_record(call.record, key, &pins);
                 // Without room for the error either, the parent finds no record and says so.
-                let _ = output.append(&mut progress, record);
+                let _ = output.append(&mut progress, call.record);
             }
             progress.items = item + 1;
             ring.commit(slot, lap, progress);
@@ -414,7 +430,12 @@ impl Worker {
         if let Some(begun) = begun {
             task.set(Field::Nanos, begun.elapsed().as_nanos() as u64);
         }
-        ring.finish(slot, self.index)
+        let finished = ring.finish(slot, self.index);
+        // A task may have closed what is not its own. The next one shall not be told: another worker takes it.
+        if finished && !self.segment.has_descriptors() {
+            std::process::exit(EXIT_LEFT);
+        }
+        finished
     }
 
     /// The argument of a task, in private memory.
@@ -430,7 +451,7 @@ impl Worker {
     }
 
     /// The result area as the progress word names it.
-    fn output<'a>(&'a self, task: &Task<'a>, progress: Progress, count: u32) -> Option<Output<'a>> {
+    fn output<'a>(&'a self, task: &Task<'a>, progress: Progress, order: &wire::Order) -> Option<Output<'a>> {
         let buffer = match progress.area {
             INLINE_AREA => None,
             area => {
@@ -438,7 +459,8 @@ impl Worker {
                 Some(self.segment.open(place, Kind::Buffer, (Stamp::NONE, "bytes")).ok()?)
             }
         };
-        let output = Output { worker: self, task: *task, area: progress.area, buffer, count };
+        let wire::Order { count, serial, .. } = *order;
+        let output = Output { worker: self, task: *task, area: progress.area, buffer, count, serial };
         (progress.bytes as usize / 8 <= output.words().len()).then_some(output)
     }
 }
@@ -483,6 +505,7 @@ struct Output<'a> {
     buffer: Option<Arc<Object>>,
     /// Items of the task.
     count: u32,
+    serial: u64,
 }
 
 impl Output<'_> {
@@ -514,7 +537,9 @@ impl Output<'_> {
         // What is expected: as if all records that are to come were like this one.
         let words = needed.max(2 * self.words().len()).max(expected.min(EXPECT_WORDS)).next_multiple_of(8);
         let buffer = segment.create(Kind::Buffer, Stamp::NONE, 0, words, |_| ())?;
-        segment.pin(&buffer, self.worker.guardian, pin_tag(self.task.serial(), BUFFERS))?;
+        let before = PinChain(self.task.get(Field::BufferPins) as u32);
+        let pins = segment.pin(&buffer, self.worker.guardian, pin_tag(self.serial, BUFFERS), before)?;
+        self.task.set(Field::BufferPins, u64::from(pins.0));
         for (to, from) in buffer.w64().iter().zip(&self.words()[..used]) {
             to.store(from.load(Relaxed), Relaxed); // our own words; handed over by the commit
         }
@@ -531,7 +556,6 @@ pub(crate) struct Call<'a> {
     function: u64,
     record: &'a mut Vec<u8>,
     item: u32,
-    guardian: Owner,
     tag: u64,
 }
 
@@ -543,37 +567,34 @@ impl Call<'_> {
 
     /// Its argument.
     pub(crate) fn argument<A: DeserializeOwned>(&self) -> Result<A, TaskError> {
-        let (decoded, failure) = handle::decode(|| wire::decode(self.body));
+        let (decoded, failure) = handle::decode(Segment::by_id, || wire::decode(self.body));
         decoded.map_err(|e| codec(e, failure))
     }
 
     /// Its result. Handles in it are kept for the parent, in whose segment they are.
     pub(crate) fn give<R: Serialize>(&mut self, result: &R) -> Result<(), TaskError> {
         leave_if_forked();
-        let (item, guardian, tag) = (self.item, self.guardian, self.tag);
-        let mut has_handles = false;
+        let (item, tag) = (self.item, self.tag);
         wire::push_record(self.record, item, Tag::Value, |out| {
-            let (encoded, pinned, failure) =
-                handle::encode_result(guardian, tag, || wire::encode(result, out));
-            has_handles = pinned;
+            let (encoded, failure) = handle::encode_result(guardian_in, tag, || wire::encode(result, out));
             encoded.map_err(|e| codec(e, failure))
-        })?;
-        if has_handles {
-            wire::mark_pinned(self.record, 0);
-        }
-        Ok(())
+        })
     }
 
     /// Its error.
     fn fail(&mut self, e: &TaskError) {
-        let written = wire::push_record(self.record, self.item, Tag::Error, |out| {
+        self.record.clear();
+        // An error is text and numbers; that it does not encode cannot happen, and leaves no record if it does.
+        let _ = wire::push_record(self.record, self.item, Tag::Error, |out| {
             wire::encode(e, out).map_err(|e| codec(e, None))
         });
-        // An error is text and numbers; that it does not encode cannot happen, and leaves no record if it does.
-        if written.is_ok() {
-            wire::mark_pinned(self.record, 0); // the result may have failed behind a handle
-        }
     }
+}
+
+/// As whom our parent takes part in a segment: for it we pin what is in results.
+fn guardian_in(segment: &Segment) -> Result<Owner, HandleError> {
+    let worker = WORKER.get().filter(|worker| worker.segment.id() == segment.id());
+    worker.map(|worker| worker.guardian).ok_or(HandleError::UnknownSegment)
 }
 
 /// The error of serde's work, with its typed cause if a handle was that.

@@ -6,13 +6,16 @@
 //! | scope | what a handle does there |
 //! |---|---|
 //! | argument | the submitter keeps the object (an `Arc`) until the task is resolved |
-//! | result | the worker pins it for the guardian, who unpins it when it has decoded |
+//! | result | the worker pins it for the guardian, who unpins it when it has decoded: see [`Pins`] |
 //! | decode | becomes an object again, held by this process |
+//!
+//! An object may be in any segment that this process has. The guardian has an owner id of its own in each, so who opens
+//! the scope says how it is found out ([`Guardian`]), and also how to come by a segment that is not here yet ([`Find`]).
 //!
 //! Outside of these a handle neither serialises nor deserialises ([`HandleError::OutsidePool`]): a name that nobody
 //! keeps would dangle. serde's errors carry text at best, so the typed cause is kept beside and taken by the scope.
 
-use super::{Kind, Object, Place, Segment, Stamp, owner::Owner};
+use super::{Kind, Object, PinChain, Place, Segment, Stamp, owner::Owner};
 use crate::error::HandleError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use std::{
@@ -20,21 +23,36 @@ use std::{
     sync::Arc,
 };
 
+/// As whom the receiver of a result takes part in a segment.
+pub(crate) type Guardian = fn(&Segment) -> Result<Owner, HandleError>;
+/// How to get a segment by its id.
+pub(crate) type Find = fn(u128) -> Option<Arc<Segment>>;
+
+/// The pins that one result has in one segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pins {
+    /// The segment's id.
+    pub(crate) segment: u128,
+    /// Where they are.
+    pub(crate) chain: PinChain,
+}
+
 #[derive(Clone, Copy)]
 enum Scope {
     Outside,
     Argument,
-    Result { guardian: Owner, tag: u64 },
-    Decode,
+    Result { guardian: Guardian, tag: u64 },
+    Decode(Find),
 }
 
 thread_local! {
     // Entered and left for each item of each task, in which there is a handle seldom: so these four have no
-    // destructors, and the two that have are looked at only when a flag says that there is something in them.
+    // destructors, and the three that have are looked at only when a flag says that there is something in them.
     static SCOPE: Cell<Scope> = const { Cell::new(Scope::Outside) };
     static HAS_KEPT: Cell<bool> = const { Cell::new(false) };
     static HAS_FAILED: Cell<bool> = const { Cell::new(false) };
     static HAS_PINNED: Cell<bool> = const { Cell::new(false) };
+    static PINNED: RefCell<Vec<Pins>> = const { RefCell::new(Vec::new()) };
     static KEPT: RefCell<Vec<Arc<Object>>> = const { RefCell::new(Vec::new()) };
     static FAILURE: RefCell<Option<HandleError>> = const { RefCell::new(None) };
 }
@@ -80,22 +98,43 @@ pub(crate) fn encode_argument<R>(f: impl FnOnce() -> R) -> (R, Vec<Arc<Object>>,
     within(Scope::Argument, f)
 }
 
-/// Runs `f`, which serialises a task's result; each handle in it is pinned for `guardian` under `tag`. Tells whether there
-/// was one.
+/// Runs `f`, which serialises a task's result; each handle in it is pinned for the guardian under `tag`, also if `f` fails
+/// or panics behind it: see [`take_pinned`].
 pub(crate) fn encode_result<R>(
-    guardian: Owner,
+    guardian: Guardian,
     tag: u64,
     f: impl FnOnce() -> R,
-) -> (R, bool, Option<HandleError>) {
-    let outer = HAS_PINNED.replace(false);
+) -> (R, Option<HandleError>) {
     let (result, _, failure) = within(Scope::Result { guardian, tag }, f);
-    (result, HAS_PINNED.replace(outer), failure)
+    (result, failure)
+}
+
+/// What [`encode_result`] has pinned in this thread since this was asked last.
+pub(crate) fn take_pinned() -> Vec<Pins> {
+    if HAS_PINNED.replace(false) { PINNED.take() } else { Vec::new() }
 }
 
 /// Runs `f`, which deserialises an argument or a result.
-pub(crate) fn decode<R>(f: impl FnOnce() -> R) -> (R, Option<HandleError>) {
-    let (result, _, failure) = within(Scope::Decode, f);
+pub(crate) fn decode<R>(find: Find, f: impl FnOnce() -> R) -> (R, Option<HandleError>) {
+    let (result, _, failure) = within(Scope::Decode(find), f);
     (result, failure)
+}
+
+/// Pins the object, and notes that in the chain of its segment.
+fn pin(object: &Object, guardian: Guardian, tag: u64) -> Result<(), HandleError> {
+    let segment = object.segment();
+    let guardian = guardian(segment)?;
+    PINNED.with_borrow_mut(|pinned| {
+        let known = pinned.iter_mut().find(|pins| pins.segment == segment.id());
+        let before = known.as_ref().map_or_else(PinChain::default, |pins| pins.chain);
+        let chain = segment.pin(object, guardian, tag, before)?;
+        match known {
+            Some(pins) => pins.chain = chain,
+            None => pinned.push(Pins { segment: segment.id(), chain }),
+        }
+        HAS_PINNED.set(true);
+        Ok(())
+    })
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,11 +152,8 @@ pub(crate) fn serialize<S: Serializer>(object: &Arc<Object>, serializer: S) -> R
             HAS_KEPT.set(true);
             Ok(())
         }
-        Scope::Result { guardian, tag } => {
-            HAS_PINNED.set(true); // also if that fails half-way
-            object.segment().pin(object, guardian, tag).map_err(HandleError::from)
-        }
-        Scope::Outside | Scope::Decode => Err(HandleError::OutsidePool),
+        Scope::Result { guardian, tag } => pin(object, guardian, tag),
+        Scope::Outside | Scope::Decode(_) => Err(HandleError::OutsidePool),
     };
     if let Err(e) = kept {
         failed(&e);
@@ -138,11 +174,9 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         failed(&e);
         de::Error::custom(e)
     };
-    if !matches!(SCOPE.get(), Scope::Decode) {
-        return Err(fail(HandleError::OutsidePool));
-    }
+    let Scope::Decode(find) = SCOPE.get() else { return Err(fail(HandleError::OutsidePool)) };
     let name = Name::deserialize(deserializer)?;
     let id = u128::from(name.segment.0) | u128::from(name.segment.1) << 64;
-    let segment = Segment::by_id(id).ok_or(HandleError::UnknownSegment).map_err(fail)?;
+    let segment = find(id).ok_or(HandleError::UnknownSegment).map_err(fail)?;
     segment.open(Place { at: name.at, generation: name.generation }, kind, expected).map_err(fail)
 }

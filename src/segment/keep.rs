@@ -26,7 +26,12 @@
 //! with its guardian.
 //!
 //! **Pin row** (8 words): 0 state: FREE 0, CLAIMED(pinner) 1, SET(pinner) 2 (tag in the low 2 bits); 1 offset;
-//! 2 generation; 3 guardian; 4 tag (the pool's: which task and item).
+//! 2 generation; 3 guardian; 4 tag (the pool's: which task and item); 5 the row of the pin before with that tag + 1, or 0.
+//! Word 5 makes a chain of the pins of one item, so that who has its last row need not look at the others' rows. It is a
+//! hint: each row of it says by itself whose it is ([`Keep::unpin_chain`]), and the whole table is there to be searched.
+//!
+//! Which rows name an object is told, roughly, by the object's PINNED word: bit `i` is set before a row `r` with
+//! `r % 64 == i` is SET.
 
 use super::{
     extents::{self, Block, Extents, Hints, State},
@@ -48,6 +53,14 @@ pub(crate) struct Place {
 
 /// Rows of the pin table are given memory this many at a time.
 const PIN_STEP: u64 = 64;
+/// Who wants a row looks at so many before it takes a new one.
+const PIN_LOOKS: u64 = 64;
+/// Bits of an object's PINNED word.
+const PIN_CLASSES: u64 = 64;
+
+/// 1 + the row of an item's last pin, or 0: where a chain begins. It may come from another process, and is checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct PinChain(pub(crate) u32);
 
 const CLAIMED: u64 = 1;
 const SET: u64 = 2;
@@ -192,14 +205,18 @@ impl<'a> Keep<'a> {
     }
 
     fn is_pinned(&self, block: &Block) -> bool {
-        if self.record(block, record::PINNED).load(Relaxed) == 0 {
+        let classes = self.record(block, record::PINNED).load(Relaxed);
+        if classes == 0 {
             return false;
         }
         let generation = self.record(block, record::GENERATION).load(Relaxed);
-        self.pin_rows().any(|row| {
-            self.pin_word(row, 0).load(Acquire) & 3 == SET
-                && self.pin_word(row, 1).load(Relaxed) == block.at
-                && self.pin_word(row, 2).load(Relaxed) == generation
+        let rows = self.pin_rows().end;
+        (0..PIN_CLASSES).filter(|class| classes >> class & 1 == 1).any(|class| {
+            (class..rows).step_by(PIN_CLASSES as usize).any(|row| {
+                self.pin_word(row, 0).load(Acquire) & 3 == SET
+                    && self.pin_word(row, 1).load(Relaxed) == block.at
+                    && self.pin_word(row, 2).load(Relaxed) == generation
+            })
         })
     }
 
@@ -209,64 +226,110 @@ impl<'a> Keep<'a> {
             let state = self.pin_word(row, 0);
             state.load(Relaxed) == 0 && state.compare_exchange(0, claimed, AcqRel, Relaxed).is_ok()
         };
+        // Relaxed: any row will do.
+        let hint = self.extents.bytes.w64(header::PIN_HINT);
         loop {
-            if let Some(row) = self.pin_rows().find(|&row| take(row)) {
+            let rows = self.pin_rows().end;
+            let from = hint.load(Relaxed).min(rows);
+            if let Some(row) = (from..rows.min(from + PIN_LOOKS)).find(|&row| take(row)) {
+                hint.store(row + 1, Relaxed);
                 return Ok(row);
             }
-            let (used, committed) =
-                (self.extents.bytes.w64(header::PINS_USED), self.extents.bytes.w64(header::PINS_COMMITTED));
-            let (now, have) = (used.load(Acquire), committed.load(Acquire));
-            if now >= PIN_ROWS {
-                return Err(CreateError::Full { bytes: PIN_ROW });
+            match self.add_pin_row() {
+                Ok(new) => hint.store(new, Relaxed),
+                Err(full) => return (0..rows).find(|&row| take(row)).ok_or(full),
             }
-            if now >= have {
-                let more = PIN_STEP.min(PIN_ROWS - have);
-                extents::commit(self.extents.observer, self.extents.geometry.pin_at(have), more * PIN_ROW)?;
-                // Release: who sees the new bound may touch the rows. A lost race means that it has risen already.
-                let _ = committed.compare_exchange(have, have + more, Release, Relaxed);
-            }
-            let _ = used.compare_exchange(now, now + 1, AcqRel, Relaxed);
         }
     }
 
-    /// Keeps an object that we hold until `guardian` unpins it.
-    pub(crate) fn pin(&self, place: Place, guardian: Owner, tag: u64) -> Result<(), CreateError> {
+    /// One row more in use; gives where.
+    fn add_pin_row(&self) -> Result<u64, CreateError> {
+        let (used, committed) =
+            (self.extents.bytes.w64(header::PINS_USED), self.extents.bytes.w64(header::PINS_COMMITTED));
+        let (now, have) = (used.load(Acquire), committed.load(Acquire));
+        if now >= PIN_ROWS {
+            return Err(CreateError::Full { bytes: PIN_ROW });
+        }
+        if now >= have {
+            let more = PIN_STEP.min(PIN_ROWS - have);
+            extents::commit(self.extents.observer, self.extents.geometry.pin_at(have), more * PIN_ROW)?;
+            // Release: who sees the new bound may touch the rows. A lost race means that it has risen already.
+            let _ = committed.compare_exchange(have, have + more, Release, Relaxed);
+        }
+        let _ = used.compare_exchange(now, now + 1, AcqRel, Relaxed);
+        Ok(now)
+    }
+
+    /// Keeps an object that we hold until `guardian` unpins it. `before`: the pin of the same tag that was made last;
+    /// gives what to pass for the next one.
+    pub(crate) fn pin(
+        &self,
+        place: Place,
+        guardian: Owner,
+        tag: u64,
+        before: PinChain,
+    ) -> Result<PinChain, CreateError> {
         let Some(block) = self.extents.locate(place.at) else {
             return Err(CreateError::Damaged("an extent of a held object".into()));
         };
-        self.record(&block, record::PINNED).store(1, Relaxed);
         let row = self.claim_pin_row()?;
+        self.record(&block, record::PINNED).fetch_or(1 << (row % PIN_CLASSES), Relaxed);
         self.pin_word(row, 1).store(place.at, Relaxed);
         self.pin_word(row, 2).store(place.generation, Relaxed);
         self.pin_word(row, 3).store(u64::from(guardian.bits()), Relaxed);
         self.pin_word(row, 4).store(tag, Relaxed);
+        self.pin_word(row, 5).store(u64::from(before.0), Relaxed);
         // Release: the row is whole. Also orders PINNED before our own bit can be seen cleared.
         self.pin_word(row, 0).store(SET | u64::from(self.me.bits()) << 2, Release);
-        Ok(())
+        Ok(PinChain(row as u32 + 1)) // below PIN_ROWS
+    }
+
+    /// Takes away our pins of that tag, along their chain. `false`: it breaks off, so there may be more of them.
+    pub(crate) fn unpin_chain(&self, chain: PinChain, tag: u64) -> bool {
+        let (rows, mut next) = (self.pin_rows(), u64::from(chain.0));
+        while let Some(row) = next.checked_sub(1) {
+            if !rows.contains(&row) {
+                return false;
+            }
+            let before = self.pin_word(row, 5).load(Relaxed);
+            // What was taken away is met no more: so this ends, whatever the links say.
+            if !self.unpin_row(row, |_, guardian, of| guardian == Some(self.me) && of == tag) {
+                return false;
+            }
+            next = before;
+        }
+        true
     }
 
     /// Takes away the pins that `choose(pinner, guardian, tag)` names, and frees what nobody else keeps.
     pub(crate) fn unpin(&self, choose: impl Fn(Option<Owner>, Option<Owner>, u64) -> bool) {
         for row in self.pin_rows() {
-            let state = self.pin_word(row, 0).load(Acquire);
-            let pinner = Owner::from_bits((state >> 2) as u32);
-            let guardian = Owner::from_bits(self.pin_word(row, 3).load(Relaxed) as u32);
-            if state & 3 != SET || !choose(pinner, guardian, self.pin_word(row, 4).load(Relaxed)) {
-                continue;
-            }
-            let place = Place {
-                at: self.pin_word(row, 1).load(Relaxed),
-                generation: self.pin_word(row, 2).load(Relaxed),
-            };
-            if self.pin_word(row, 0).compare_exchange(state, 0, AcqRel, Relaxed).is_err() {
-                continue;
-            }
-            if let Some(block) = self.extents.locate(place.at)
-                && self.is(&block, place.generation)
-            {
-                self.free_if_unkept(None, &block);
-            }
+            self.unpin_row(row, &choose);
         }
+    }
+
+    /// One row of [`Self::unpin`]; was it taken away?
+    fn unpin_row(&self, row: u64, choose: impl Fn(Option<Owner>, Option<Owner>, u64) -> bool) -> bool {
+        let state = self.pin_word(row, 0).load(Acquire);
+        let pinner = Owner::from_bits((state >> 2) as u32);
+        let guardian = Owner::from_bits(self.pin_word(row, 3).load(Relaxed) as u32);
+        if state & 3 != SET || !choose(pinner, guardian, self.pin_word(row, 4).load(Relaxed)) {
+            return false;
+        }
+        let place = Place {
+            at: self.pin_word(row, 1).load(Relaxed),
+            generation: self.pin_word(row, 2).load(Relaxed),
+        };
+        if self.pin_word(row, 0).compare_exchange(state, 0, AcqRel, Relaxed).is_err() {
+            return false;
+        }
+        self.extents.bytes.w64(header::PIN_HINT).store(row, Relaxed);
+        if let Some(block) = self.extents.locate(place.at)
+            && self.is(&block, place.generation)
+        {
+            self.free_if_unkept(None, &block);
+        }
+        true
     }
 
     /// How many pins there are.

@@ -51,6 +51,8 @@ pub(crate) mod header {
     pub(crate) const PINS_COMMITTED: u64 = 256;
     /// Pin rows `0..this` have been used at least once.
     pub(crate) const PINS_USED: u64 = 264;
+    /// Where the next who pins begins to look for a row.
+    pub(crate) const PIN_HINT: u64 = 272;
 }
 
 /// Most processes of one segment: the slot part of an owner id has 10 bits, and slot 0 is reserved.

@@ -45,7 +45,7 @@ pub use self::verify::Report;
 #[cfg(not(loom))]
 pub(crate) use self::{
     attached::Segment,
-    keep::Place,
+    keep::{PinChain, Place},
     object::Object,
     record::{Kind, Stamp},
 };
@@ -59,7 +59,7 @@ mod attached {
     use super::{
         bytes::Bytes,
         extents::{Block, Extents, Hints, State},
-        keep::{Keep, Place},
+        keep::{Keep, PinChain, Place},
         layout::{EXTENT, Geometry, MAGIC, VERSION, header},
         object::Object,
         owner::Owner,
@@ -375,6 +375,11 @@ mod attached {
             self.geometry.max_processes
         }
 
+        /// Do its descriptors still lead to it? Nobody may have closed them, but code that closes all does.
+        pub(crate) fn has_descriptors(&self) -> bool {
+            self.observer.checked().is_ok()
+        }
+
         /// To hand to a child: for mapping and reopening only.
         pub(crate) fn descriptor(&self) -> Result<BorrowedFd<'_>, CreateError> {
             self.observer.checked().map_err(|_| CreateError::DescriptorsLost)
@@ -647,9 +652,24 @@ mod attached {
             Ok(())
         }
 
-        /// Keeps `object` until `guardian` unpins it. `tag` is the guardian's to choose pins by.
-        pub(crate) fn pin(&self, object: &Object, guardian: Owner, tag: u64) -> Result<(), CreateError> {
-            self.keep(self.me()?).pin(object.place(), guardian, tag)
+        /// Keeps `object` until `guardian` unpins it. `tag` is the guardian's to choose pins by; `before` and what
+        /// this gives make a chain of the pins of one tag, for [`Self::unpin_chain`].
+        pub(crate) fn pin(
+            &self,
+            object: &Object,
+            guardian: Owner,
+            tag: u64,
+            before: PinChain,
+        ) -> Result<PinChain, CreateError> {
+            self.keep(self.me()?).pin(object.place(), guardian, tag, before)
+        }
+
+        /// Takes away the pins of that chain and tag of which this process is the guardian. `Ok(false)`: there may be
+        /// more of that tag, see [`Self::unpin`].
+        pub(crate) fn unpin_chain(&self, chain: PinChain, tag: u64) -> Result<bool, CreateError> {
+            let me = self.me()?;
+            let _one_at_a_time = local()?;
+            Ok(self.keep(me).unpin_chain(chain, tag))
         }
 
         /// Takes away pins of which this process is the guardian, as `choose(pinner, tag)` says, and frees what

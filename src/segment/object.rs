@@ -12,13 +12,13 @@ use super::{
     keep::Place,
     owner::{OWNER_BITS, Owner},
 };
-use crate::atomic::{Acquire, Private32, Private64, Relaxed, Word32, Word64, fence};
+use crate::atomic::{AcqRel, Acquire, Private32, Private64, Relaxed, Word32, Word64, fence};
 use std::{
     cell::Cell,
     fmt,
     panic::{RefUnwindSafe, UnwindSafe},
     ptr::NonNull,
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 /// See the module.
@@ -37,7 +37,8 @@ pub(crate) struct Object {
     first64: NonNull<Word64>,
     holder: Holder,
     lost: Private32,
-    local: OnceLock<Box<dyn std::any::Any + Send + Sync>>,
+    /// See [`Object::local`]: the address of a box, or 0.
+    local: Private64,
 }
 
 // A panic leaves no object half changed: shared words change by whole operations, and locks of values are not poisoned.
@@ -108,10 +109,7 @@ pub(crate) fn thread_id() -> u64 {
 const LOST: &str = "the object was dropped by the process that forked this one";
 
 /// Words for objects that have none.
-fn nowhere() -> &'static (Word32, Word64) {
-    static NOWHERE: OnceLock<(Word32, Word64)> = OnceLock::new();
-    NOWHERE.get_or_init(|| (Word32::new(0), Word64::new(0)))
-}
+static NOWHERE: (Word32, Word64) = (Word32::new(0), Word64::new(0));
 
 impl Object {
     /// `w64` ends with the table of `parts` words.
@@ -131,11 +129,11 @@ impl Object {
             w64: NonNull::from(w64),
             table: NonNull::from(table),
             known: table.iter().map(|_| Private64::new(0)).collect(),
-            first32: NonNull::from(w32.first().unwrap_or(&nowhere().0)),
-            first64: NonNull::from(w64.first().unwrap_or(&nowhere().1)),
+            first32: NonNull::from(w32.first().unwrap_or(&NOWHERE.0)),
+            first64: NonNull::from(w64.first().unwrap_or(&NOWHERE.1)),
             holder: Holder::default(),
             lost: Private32::new(0),
-            local: OnceLock::new(),
+            local: Private64::new(0),
         }
     }
 
@@ -204,10 +202,24 @@ impl Object {
         &self.holder
     }
 
-    /// Something that only this process knows of the object, made at first use.
+    /// Something that only this process knows of the object, made at first use. Two threads that come first may make two,
+    /// of which one is dropped: no lock, which a child that is forked meanwhile would find held for ever.
     #[cfg_attr(not(feature = "raw_sync"), allow(dead_code, reason = "each kind of object as it needs"))]
     pub(crate) fn local<X: std::any::Any + Send + Sync>(&self, make: impl FnOnce() -> X) -> &X {
-        let local = self.local.get_or_init(|| Box::new(make()));
+        let mut address = self.local.load(Acquire);
+        if address == 0 {
+            let made: *mut Local = Box::into_raw(Box::new(Box::new(make())));
+            address = made.expose_provenance() as u64;
+            // Release: what was made goes with its address.
+            if let Err(other) = self.local.compare_exchange(0, address, AcqRel, Acquire) {
+                // SAFETY: from `into_raw`, and nobody else has seen it.
+                drop(unsafe { Box::from_raw(made) });
+                address = other;
+            }
+        }
+        let local: *const Local = std::ptr::with_exposed_provenance(address as usize);
+        // SAFETY: the address of a box that is dropped with `self`.
+        let local = unsafe { &*local };
         local.downcast_ref().expect("each kind of object keeps one type here")
     }
 
@@ -259,8 +271,15 @@ impl Object {
     }
 }
 
+type Local = Box<dyn std::any::Any + Send + Sync>;
+
 impl Drop for Object {
     fn drop(&mut self) {
+        let local = self.local.load(Acquire);
+        if local != 0 {
+            // SAFETY: from `into_raw` in `local`, and nobody has a reference into it any more.
+            drop(unsafe { Box::<Local>::from_raw(std::ptr::with_exposed_provenance_mut(local as usize)) });
+        }
         self.segment.dropped(self.place);
     }
 }

@@ -7,7 +7,7 @@
 //! | 2 | size (low half) and alignment of the type |
 //! | 3 | hash of the type's name |
 //! | 4 | 32-bit words (low half) and 64-bit words of the body |
-//! | 5 | 1 once it was ever pinned: who drops it last must look at the pins |
+//! | 5 | which of 64 classes of pin rows may name it: who drops it last must look there |
 //! | 6.. | holders: one bit per slot (of a run: in the run table instead) |
 //!
 //! Of a part (`parts`): 2 the object that it belongs to, 3 its place in that object's table.

@@ -1,6 +1,6 @@
 //! Handles: what arrives, what does not, and that nothing else comes of their bytes.
 
-use super::{Kind, Object, Segment, Stamp, handle, layout::Geometry};
+use super::{Kind, Object, PinChain, Segment, Stamp, handle, layout::Geometry};
 use crate::{CreateError, HandleError, SharedAtomic, SharedValue, sync::Unlocked};
 use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
@@ -13,7 +13,7 @@ fn encoded<T: Serialize>(value: &T) -> (Vec<u8>, Vec<Arc<Object>>) {
 }
 
 fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, HandleError> {
-    let (value, failure) = handle::decode(|| postcard::from_bytes(bytes));
+    let (value, failure) = handle::decode(Segment::by_id, || postcard::from_bytes(bytes));
     value.map_err(|_| failure.unwrap_or(HandleError::Malformed))
 }
 
@@ -195,4 +195,46 @@ fn joining_while_the_last_handle_goes() {
     let segment = Segment::join(fd).unwrap();
     let report = segment.verify().unwrap();
     assert_eq!((report.objects, report.processes), (0, 1));
+}
+
+/// Pins are taken away along their chain, and no other row is asked; a chain that leads elsewhere says so.
+#[test]
+fn a_chain_of_pins_is_its_own() {
+    let segment = Segment::private().unwrap();
+    let me = segment.me().unwrap();
+    let values: Vec<_> = (0..200).map(|i| SharedValue::<u64>::place_in(&segment, i).unwrap()).collect();
+    let pin = |value: &SharedValue<u64>, tag, before| segment.pin(value.object(), me, tag, before).unwrap();
+    let none = PinChain::default();
+    let mut chains = [none; 2];
+    for (i, value) in values.iter().enumerate() {
+        chains[i % 2] = pin(value, 7, chains[i % 2]);
+    }
+    let other = pin(&values[0], 8, none);
+    let mixed = pin(&values[1], 7, other);
+    drop(values);
+    let left = || {
+        let report = segment.verify().unwrap();
+        (report.objects, report.pins)
+    };
+    assert_eq!(left(), (200, 202));
+    assert_eq!(segment.unpin_chain(chains[0], 8), Ok(false), "of another tag");
+    assert_eq!(left(), (200, 202));
+    assert_eq!(segment.unpin_chain(chains[0], 7), Ok(true));
+    assert_eq!(left(), (101, 102), "of the same tag, and not in this chain");
+    assert_eq!(segment.unpin_chain(chains[0], 7), Ok(false), "they are gone");
+    assert_eq!(segment.unpin_chain(mixed, 7), Ok(false), "it leads to a row that is another's");
+    assert_eq!(left(), (101, 101));
+    for wrong in [u32::MAX, 1 << 16, 5000] {
+        assert_eq!(segment.unpin_chain(PinChain(wrong), 7), Ok(false), "no row");
+    }
+    assert_eq!(segment.unpin_chain(none, 7), Ok(true), "nothing");
+    segment.unpin(|_, tag| tag == 7).unwrap();
+    assert_eq!(left(), (1, 1));
+    assert_eq!(segment.unpin_chain(other, 8), Ok(true));
+    assert_eq!(left(), (0, 0));
+    // Rows are used again.
+    let value = SharedValue::<u64>::place_in(&segment, 1).unwrap();
+    for _ in 0..100_000 {
+        assert_eq!(segment.unpin_chain(pin(&value, 9, none), 9), Ok(true));
+    }
 }
