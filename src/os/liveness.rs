@@ -14,7 +14,7 @@
 //! 4. *Before anything is taken from a dead process*: the observer must still lead to the segment's file.
 
 use super::memory::{FileId, stat};
-use crate::error::OsError;
+use crate::{atomic::step, error::OsError};
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags},
@@ -25,11 +25,20 @@ use rustix::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct DescriptorsLost;
 
-/// A new description of the file behind `fd`, through /proc.
+/// A new description of the file behind `fd`, through /proc, to read and write.
 pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Result<OwnedFd, OsError> {
+    reopen_as(fd, OFlags::RDWR)
+}
+
+/// As [`reopen`], to read only: read locks can be taken through it, and questions asked.
+pub(crate) fn reopen_to_read(fd: BorrowedFd<'_>) -> Result<OwnedFd, OsError> {
+    reopen_as(fd, OFlags::RDONLY)
+}
+
+fn reopen_as(fd: BorrowedFd<'_>, access: OFlags) -> Result<OwnedFd, OsError> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     loop {
-        match rustix::fs::open(path.as_str(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        match rustix::fs::open(path.as_str(), access | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => return Ok(fd),
             Err(Errno::INTR) => {}
             Err(e) => return Err(OsError::new("open(/proc/self/fd)", e.raw_os_error())),
@@ -69,6 +78,53 @@ pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, byte: u64) -> Result<bool, OsErr
     }
 }
 
+/// A lock that several may have, or one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lock {
+    Shared,
+    Exclusive,
+}
+
+impl Lock {
+    fn kind(self) -> libc::c_int {
+        match self {
+            Lock::Shared => libc::F_RDLCK,
+            Lock::Exclusive => libc::F_WRLCK,
+        }
+    }
+}
+
+/// Takes `byte` for the description behind `fd`, or turns its own lock there into `lock`; `false` if others are in the
+/// way, and then what it had it still has. An exclusive lock needs a description that may write.
+pub(crate) fn try_lock(fd: BorrowedFd<'_>, byte: u64, lock: Lock) -> Result<bool, OsError> {
+    step();
+    match fcntl(fd, libc::F_OFD_SETLK, &mut byte_lock(lock.kind(), byte)) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+        Err(e) => Err(OsError::new("fcntl(F_OFD_SETLK)", e.raw_os_error())),
+    }
+}
+
+/// Gives `byte` back, whoever else has inherited the description.
+pub(crate) fn unlock(fd: BorrowedFd<'_>, byte: u64) -> Result<(), OsError> {
+    step();
+    fcntl(fd, libc::F_OFD_SETLK, &mut byte_lock(libc::F_UNLCK, byte))
+        .map_err(|e| OsError::new("fcntl(F_OFD_SETLK)", e.raw_os_error()))
+}
+
+/// What other descriptions have of the `bytes` bytes from `first` on: one of their locks, or none.
+pub(crate) fn held_by_others(fd: BorrowedFd<'_>, first: u64, bytes: u64) -> Result<Option<Lock>, OsError> {
+    let mut lock = byte_lock(libc::F_WRLCK, first);
+    lock.l_len = bytes as libc::off_t;
+    fcntl(fd, libc::F_OFD_GETLK, &mut lock)
+        .map_err(|e| OsError::new("fcntl(F_OFD_GETLK)", e.raw_os_error()))?;
+    Ok(match libc::c_int::from(lock.l_type) {
+        libc::F_UNLCK => None,
+        libc::F_RDLCK => Some(Lock::Shared),
+        _ => Some(Lock::Exclusive),
+    })
+}
+
 /// The second description of a segment, through which we ask. It holds no lock, so it may be inherited by a fork.
 #[derive(Debug)]
 pub(crate) struct Observer {
@@ -79,9 +135,18 @@ pub(crate) struct Observer {
 impl Observer {
     /// Opens one on the file behind `fd`.
     pub(crate) fn open(fd: BorrowedFd<'_>) -> Result<Self, OsError> {
-        let fd = reopen(fd)?;
+        Self::new(reopen(fd)?)
+    }
+
+    /// Out of a description that is ours alone and holds nothing.
+    pub(crate) fn new(fd: OwnedFd) -> Result<Self, OsError> {
         let (_, file) = stat(fd.as_fd())?;
         Ok(Self { fd, file })
+    }
+
+    /// The file that it was opened on.
+    pub(crate) fn file(&self) -> FileId {
+        self.file
     }
 
     /// Does it still lead to the segment? Everything that goes through its descriptor asks this first.

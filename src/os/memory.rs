@@ -13,7 +13,8 @@ use rustix::{
     mm::{Advice, MapFlags, ProtFlags},
     process::Resource,
 };
-use std::{ffi::c_void, ptr::NonNull};
+use shared_memory::Shmem;
+use std::{ffi::c_void, fmt, ptr::NonNull};
 
 /// The largest step of [`commit`]: a signal that comes during a longer one makes the kernel start again.
 const COMMIT_STEP: u64 = 1 << 20;
@@ -21,8 +22,8 @@ const COMMIT_STEP: u64 = 1 << 20;
 /// Which file a descriptor leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct FileId {
-    device: u64,
-    inode: u64,
+    pub(super) device: u64,
+    pub(super) inode: u64,
 }
 
 fn os(call: &'static str) -> impl Fn(Errno) -> OsError {
@@ -97,13 +98,15 @@ pub(crate) fn random_id() -> Result<u128, OsError> {
 }
 
 /// A shared mapping, unmapped on drop.
-#[derive(Debug)]
 pub(crate) struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
+    /// Crate shared_memory's, if that made it: its drop unmaps.
+    made_by: Option<Shmem>,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; what lies in it is reached through atomics.
+// SAFETY: the mapping belongs to the process, not to a thread; what lies in it is reached through atomics. (A `Shmem` is
+// an address, a descriptor and a name, none of them a thread's; nothing but its drop is called once it is here.)
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -111,20 +114,27 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// The first `bytes` of the file, to read and write.
     pub(crate) fn new(fd: BorrowedFd<'_>, bytes: usize) -> Result<Self, OsError> {
+        Self::of(fd, bytes, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// The first `bytes` of the file. A write into it is a SIGSEGV.
+    pub(crate) fn read_only(fd: BorrowedFd<'_>, bytes: usize) -> Result<Self, OsError> {
+        Self::of(fd, bytes, ProtFlags::READ)
+    }
+
+    fn of(fd: BorrowedFd<'_>, bytes: usize, access: ProtFlags) -> Result<Self, OsError> {
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED | MapFlags::NORESERVE,
-                fd,
-                0,
-            )
-        }
-        .map_err(os("mmap"))?;
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, access, flags, fd, 0) }
+            .map_err(os("mmap"))?;
         let base = NonNull::new(base.cast()).ok_or(OsError::new("mmap", Errno::INVAL.raw_os_error()))?;
-        Ok(Self { base, bytes })
+        Ok(Self { base, bytes, made_by: None })
+    }
+
+    /// A mapping that crate shared_memory made, by name and of the whole file, to read and write.
+    pub(super) fn made_by(shmem: Shmem) -> Option<Self> {
+        let base = NonNull::new(shmem.as_ptr())?;
+        Some(Self { base, bytes: shmem.len(), made_by: Some(shmem) })
     }
 
     /// Where it begins; page-aligned.
@@ -138,8 +148,17 @@ impl Mapping {
     }
 }
 
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mapping({:p}, {} bytes)", self.base, self.bytes)
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.made_by.is_some() {
+            return;
+        }
         // SAFETY: it is ours, and whoever borrowed from it has gone, by the borrow checker.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
     }

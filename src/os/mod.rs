@@ -3,6 +3,7 @@
 //! | file | the kernel's part |
 //! |---|---|
 //! | `memory` | sealed memfds, mappings, `fallocate` |
+//! | `shm` | names in /dev/shm, and what they lead to |
 //! | `liveness` | open-file-description locks: who is alive |
 //! | `fork` | what a fork must not break |
 //! | `futex` | sleeping on a word |
@@ -30,3 +31,5 @@ pub(crate) mod memory;
 pub(crate) mod process;
 #[cfg(all(feature = "raw_sync", not(loom)))]
 pub(crate) mod raw_mutex;
+#[cfg(not(loom))]
+pub(crate) mod shm;
