@@ -233,6 +233,10 @@ pub enum Rule {
     SweepTheDead,
     /// Who clears a block that was on its way asks whether an object names it.
     AskForTheParent,
+    /// Who opens a named segment looks, under its lock, whether the name still leads there.
+    LookAtTheName,
+    /// Who takes a name away without being asked to has made sure that nobody is attached.
+    AloneToUnlink,
 }
 
 /// Does the test break this rule?

@@ -267,6 +267,7 @@ impl<G> From<CreateError> for LockError<G> {
             CreateError::TooManyProcesses { max } => LockError::TooManyProcesses { max },
             CreateError::DescriptorsLost => LockError::DescriptorsLost,
             CreateError::ReadOnly => LockError::ReadOnly,
+            CreateError::Removed => LockError::Gone,
             CreateError::Os(e) => LockError::Os(e),
             CreateError::Full { .. } | CreateError::Invalid(_) | CreateError::Damaged(_) => {
                 LockError::Damaged
@@ -302,12 +303,188 @@ pub enum CreateError {
     /// The segment is open here for reading only.
     #[error("open for reading only")]
     ReadOnly,
+    /// This process was forked, and all who took part in the named segment were gone before it was used here: its name
+    /// is gone, or another segment's by now.
+    #[error("all who took part in the named segment were gone before this forked process used it")]
+    Removed,
     /// The segment's bytes are not what we wrote.
     #[error("the segment was overwritten: {0}")]
     Damaged(Cow<'static, str>),
     /// The kernel refused.
     #[error(transparent)]
     Os(#[from] OsError),
+}
+
+/// A named segment was not created, opened, listed or removed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// No segment can have that name.
+    #[error("{name:?} is no name for a segment: {fault}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        fault: NameFault,
+    },
+    /// There is none of that name, or its last process is gone.
+    #[error("there is no segment named {name:?}: create it first, or open_or_create it")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// Something has that name already.
+    #[error("{name:?} exists already: open it, or remove it first")]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// It belongs to another user.
+    #[error(
+        "segment {name:?} belongs to user {owner}: say that another user's will do, if you trust that user"
+    )]
+    Foreign {
+        /// The name.
+        name: String,
+        /// User id.
+        owner: u32,
+    },
+    /// Its permissions are wider than what was asked for, or do not let us in.
+    #[error(
+        "segment {name:?} has permissions {found:o}, not {allowed:o}: ask for that mode, or have its owner change it"
+    )]
+    Mode {
+        /// The name.
+        name: String,
+        /// Its permission bits.
+        found: u32,
+        /// The most that were asked for.
+        allowed: u32,
+    },
+    /// Something that is no regular file has the name.
+    #[error("{found} has the name of segment {name:?}: remove it, or take another name")]
+    NotAFile {
+        /// The name.
+        name: String,
+        /// What it is, in words.
+        found: Cow<'static, str>,
+    },
+    /// A file without a single byte has the name.
+    #[error("the file of segment {name:?} is empty: no segment of ours; remove it")]
+    Empty {
+        /// The name.
+        name: String,
+    },
+    /// The file begins with zeros: something began to make a segment, and did not end.
+    #[error("segment {name:?} was never finished by whatever made it: remove it")]
+    HalfBuilt {
+        /// The name.
+        name: String,
+    },
+    /// A file that is none of ours has the name.
+    #[error("the file of {name:?} is no segment of this crate: remove it, or take another name")]
+    NotASegment {
+        /// The name.
+        name: String,
+    },
+    /// Somebody cut its end off. Nobody can use it any more.
+    #[error("segment {name:?} was cut to {bytes} of {expected} bytes: remove it")]
+    Truncated {
+        /// The name.
+        name: String,
+        /// How long its file is.
+        bytes: u64,
+        /// How long it was made.
+        expected: u64,
+    },
+    /// Another version of this crate made it.
+    #[error(
+        "segment {name:?} has layout {found}, this program has {expected}: build both with one version of the crate"
+    )]
+    WrongVersion {
+        /// The name.
+        name: String,
+        /// Its version of the layout.
+        found: u64,
+        /// Ours.
+        expected: u64,
+    },
+    /// No room: memory in /dev/shm, address space, or a limit on the size of files.
+    #[error(
+        "no room for a segment of {bytes} bytes: free memory in /dev/shm, raise the limit, or ask for less"
+    )]
+    Full {
+        /// The size of the request, in bytes.
+        bytes: u64,
+    },
+    /// All places for processes are taken.
+    #[error("all {max} places for processes in the segment are taken")]
+    TooManyProcesses {
+        /// How many processes the segment was made for.
+        max: u32,
+    },
+    /// It is open here for reading only, or was to be made so.
+    #[error("open for reading only")]
+    ReadOnly,
+    /// Another process has been between two system calls for seconds: it is stopped while it opens or removes the segment.
+    #[error("another process is stopped while it removes segment {name:?}: try again")]
+    Busy {
+        /// The name.
+        name: String,
+    },
+    /// See [`LockError::DescriptorsLost`].
+    #[error("the descriptors of this segment were closed under us")]
+    DescriptorsLost,
+    /// Its bytes are not what we wrote.
+    #[error("the segment was overwritten: {0}")]
+    Damaged(Cow<'static, str>),
+    /// Options that cannot be.
+    #[error("not possible: {0}")]
+    Invalid(Cow<'static, str>),
+    /// The kernel refused.
+    #[error(transparent)]
+    Os(#[from] OsError),
+}
+
+/// What is wrong with a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameFault {
+    /// It is empty.
+    #[error("it is empty")]
+    Empty,
+    /// It has a slash in it.
+    #[error("it has a slash in it")]
+    Slash,
+    /// It has a zero byte in it.
+    #[error("it has a zero byte in it")]
+    Zero,
+    /// It begins with a dot.
+    #[error("it begins with a dot")]
+    LeadingDot,
+    /// It is too long for a file's.
+    #[error("it is longer than {longest} bytes")]
+    TooLong {
+        /// The most bytes that one can have.
+        longest: usize,
+    },
+}
+
+impl From<CreateError> for OpenError {
+    fn from(e: CreateError) -> Self {
+        match e {
+            CreateError::Full { bytes } => OpenError::Full { bytes },
+            CreateError::TooManyProcesses { max } => OpenError::TooManyProcesses { max },
+            CreateError::DescriptorsLost => OpenError::DescriptorsLost,
+            CreateError::ReadOnly => OpenError::ReadOnly,
+            CreateError::Removed => {
+                OpenError::Damaged("its processes were gone before this fork used it".into())
+            }
+            CreateError::Damaged(what) => OpenError::Damaged(what),
+            CreateError::Invalid(what) => OpenError::Invalid(what),
+            CreateError::Os(e) => OpenError::Os(e),
+        }
+    }
 }
 
 /// Elements of an array were not reached, or not changed.
@@ -553,6 +730,9 @@ pub enum Error {
     /// See [`ArrayError`].
     #[error(transparent)]
     Array(#[from] ArrayError),
+    /// See [`OpenError`].
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// See [`HandleError`].
     #[error(transparent)]
     Handle(#[from] HandleError),

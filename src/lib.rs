@@ -51,6 +51,9 @@ mod segment;
 pub mod sync;
 
 #[cfg(not(loom))]
+#[doc(hidden)]
+pub mod bare;
+#[cfg(not(loom))]
 pub mod docs;
 mod pool;
 #[cfg(not(loom))]
@@ -63,13 +66,13 @@ pub use self::{
     codec::{Codec, Key, Plain, PlainData, Serde},
     number::{Atomic, Bits, Number},
     pool::{FlattenErrors, Map, Pool, PoolBuilder, TaskFuture, Wire},
-    segment::Report,
+    segment::{Report, SegmentInfo},
     shared_atomic::SharedAtomic,
     value::{SharedValue, ValueGuard},
 };
 pub use error::{
     ArrayError, CreateError, EncodeError, Error, HandleError, Inherit, Inherited, LockError, LockResult,
-    OsError, PoolError, Result, TaskError, VerifyError,
+    NameFault, OpenError, OsError, PoolError, Result, TaskError, VerifyError,
 };
 
 /// Checks the process's own segment: is every byte free, or in use exactly once? Clears what dead processes left
@@ -86,6 +89,38 @@ pub use error::{
 #[cfg(not(loom))]
 pub fn verify() -> Result<Report, VerifyError> {
     segment::Segment::default_segment()?.verify()
+}
+
+/// The named segments of this machine that this process may look at, sorted by name.
+///
+/// # Errors
+/// [`OpenError::Os`] if /dev/shm cannot be read.
+///
+/// ```
+/// for segment in allmend::segments()? {
+///     println!("{}: {} bytes, {} processes", segment.name, segment.committed, segment.processes);
+/// }
+/// # Ok::<(), allmend::Error>(())
+/// ```
+#[cfg(not(loom))]
+pub fn segments() -> Result<Vec<SegmentInfo>, OpenError> {
+    segment::Segment::list_named()
+}
+
+/// Removes the named segments of this user to which no process is attached and that do not persist: what killed
+/// processes left. Says how many there were. (Each creation of a named segment does the same first.)
+///
+/// # Errors
+/// [`OpenError::Os`] if /dev/shm cannot be read, or a name cannot be removed.
+///
+/// ```
+/// allmend::clear_stale()?;
+/// assert!(allmend::segments()?.iter().all(|segment| !segment.stale));
+/// # Ok::<(), allmend::Error>(())
+/// ```
+#[cfg(not(loom))]
+pub fn clear_stale() -> Result<u64, OpenError> {
+    segment::named::clear_stale()
 }
 
 /// Kill points, for tests of builds with `cfg(allmend_crash)`.

@@ -35,6 +35,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("value", 5),
     ("shared_atomic", 5),
     ("pool", 6),
+    ("bare", 6),
     ("docs", 7),
 ];
 
@@ -55,6 +56,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/os/memory.rs", "mmap"),
     ("src/os/process.rs", "posix_spawn"),
     ("src/os/raw_mutex.rs", "crate raw_sync works on pointers"),
+    ("src/os/shm.rs", "a number that the kernel gave, a descriptor that may be closed"),
     ("src/pool/trampoline.rs", "code from an offset"),
     ("src/segment/bytes.rs", "from an offset to a word"),
     ("src/segment/object.rs", "words of the mapping, kept as pointers"),

@@ -135,13 +135,14 @@ pub(crate) struct Observer {
 impl Observer {
     /// Opens one on the file behind `fd`.
     pub(crate) fn open(fd: BorrowedFd<'_>) -> Result<Self, OsError> {
-        Self::new(reopen(fd)?)
-    }
-
-    /// Out of a description that is ours alone and holds nothing.
-    pub(crate) fn new(fd: OwnedFd) -> Result<Self, OsError> {
+        let fd = reopen(fd)?;
         let (_, file) = stat(fd.as_fd())?;
         Ok(Self { fd, file })
+    }
+
+    /// Out of a description of `file` that is ours alone and holds nothing.
+    pub(crate) fn of(fd: OwnedFd, file: FileId) -> Self {
+        Self { fd, file }
     }
 
     /// The file that it was opened on.

@@ -5,7 +5,10 @@
 //! error here and never a signal at the first touch.
 #![allow(unsafe_code, reason = "mmap and what lies behind it")]
 
-use crate::{atomic::Private32, error::OsError};
+use crate::{
+    atomic::{self, Private32},
+    error::OsError,
+};
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{FallocateFlags, MemfdFlags, SealFlags},
@@ -63,6 +66,7 @@ pub(crate) fn commit(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<(), 
     let (mut at, end) = (offset, offset + bytes);
     while at < end {
         let step = COMMIT_STEP.min(end - at);
+        atomic::step();
         match rustix::fs::fallocate(fd, FallocateFlags::empty(), at, step) {
             Ok(()) => at += step,
             Err(Errno::INTR) => {}
@@ -186,6 +190,12 @@ impl ForkAware {
         unsafe { rustix::mm::madvise(base, page, Advice::LinuxWipeOnFork) }.map_err(os("madvise"))?;
         // SAFETY: the page is never unmapped, aligned, zeroed, and reached through this atomic alone.
         Ok(Self(unsafe { &*base.cast::<Private32>() }))
+    }
+
+    /// A word that nobody gives anything else than 0.
+    pub(crate) fn none() -> Self {
+        static NONE: Private32 = Private32::new(0);
+        Self(&NONE)
     }
 
     /// The word.

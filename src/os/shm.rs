@@ -19,7 +19,7 @@
 use super::memory::{FileId, Mapping};
 use crate::{atomic::step, error::OsError};
 use rustix::{
-    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fd::{AsRawFd, BorrowedFd, OwnedFd},
     fs::{AtFlags, CWD, FileType, Mode, OFlags},
     io::Errno,
 };

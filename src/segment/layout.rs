@@ -14,14 +14,15 @@
 //! rest; nothing else in the header is used as an address.
 //!
 //! Invariants: (1) words 1..=5 never change after `magic` was stored; (2) `magic` is stored last, with Release, so who
-//! loads it with Acquire sees a whole header. Killed before that store: nobody else has the memfd yet.
+//! loads it with Acquire sees a whole header. Killed before that store: nobody else has the file yet (it is a memfd, or
+//! has no name). (3) Of a named segment words 0 to 6 keep their places in all versions: they say whether it may be swept.
 
 use crate::{error::CreateError, os::memory};
 
 /// First word of a segment.
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"allmend\x1a");
 /// Changes with every change of this layout.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 
 /// Unit of growth: memory is found and accounted for in extents of this many bytes.
 pub(crate) const EXTENT: u64 = 1 << 20;
@@ -41,6 +42,8 @@ pub(crate) mod header {
     pub(crate) const ID: u64 = 16; // two words
     pub(crate) const RESERVE: u64 = 32;
     pub(crate) const MAX_PROCESSES: u64 = 40;
+    /// Of a named segment: 1 if it stays when the last process leaves.
+    pub(crate) const PERSIST: u64 = 48;
     /// The next object's generation.
     pub(crate) const GENERATION: u64 = 64;
     /// Where the next attacher begins to look for a slot.
@@ -53,6 +56,9 @@ pub(crate) mod header {
     pub(crate) const PINS_USED: u64 = 264;
     /// Where the next who pins begins to look for a row.
     pub(crate) const PIN_HINT: u64 = 272;
+    /// Of a named segment: bytes of its name, and these.
+    pub(crate) const NAME_BYTES: u64 = 512;
+    pub(crate) const NAME: u64 = 520;
 }
 
 /// Most processes of one segment: the slot part of an owner id has 10 bits, and slot 0 is reserved.

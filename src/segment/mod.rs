@@ -8,6 +8,7 @@
 //! extents        memory and blocks                               record   the words before an object's body
 //! keep           how long an object lives                        words    bytes in and out of words
 //! parts          further blocks of an object
+//! named          segments that have a name in /dev/shm
 //! ```
 //!
 //! What is private to a process (how many handles it has, its claim to a slot) is in [`Local`], behind one lock, taken
@@ -27,6 +28,8 @@ mod keep;
 #[cfg(not(loom))]
 mod layout;
 #[cfg(not(loom))]
+pub(crate) mod named;
+#[cfg(not(loom))]
 mod object;
 #[cfg(not(loom))]
 mod participants;
@@ -41,14 +44,14 @@ mod verify;
 mod tests;
 
 #[cfg(not(loom))]
-pub use self::verify::Report;
-#[cfg(not(loom))]
 pub(crate) use self::{
     attached::Segment,
     keep::{PinChain, Place},
     object::Object,
     record::{Kind, Stamp},
 };
+#[cfg(not(loom))]
+pub use self::{named::SegmentInfo, verify::Report};
 
 /// Places for processes in a private segment: what fits into two words of holder bits. More cost every object.
 #[cfg(not(loom))]
@@ -61,6 +64,7 @@ mod attached {
         extents::{Block, Extents, Hints, State},
         keep::{Keep, PinChain, Place},
         layout::{EXTENT, Geometry, MAGIC, VERSION, header},
+        named::Named,
         object::Object,
         owner::Owner,
         participants::Participants,
@@ -71,7 +75,7 @@ mod attached {
         error::{CreateError, HandleError, OsError},
         os::{
             fork,
-            liveness::{DescriptorsLost, Observer},
+            liveness::{self, DescriptorsLost, Observer},
             memory::{self, Anchor, ForkAware, Mapping},
         },
     };
@@ -86,30 +90,35 @@ mod attached {
     /// A mapped segment in which this process takes part.
     #[derive(Debug)]
     pub(crate) struct Segment {
-        id: u128,
-        geometry: Geometry,
-        bytes: Bytes,
-        observer: Observer,
+        pub(in crate::segment) id: u128,
+        pub(in crate::segment) geometry: Geometry,
+        pub(in crate::segment) bytes: Bytes,
+        pub(in crate::segment) observer: Observer,
         /// Our owner id; 0 in a forked child that has not attached yet.
-        identity: ForkAware,
+        pub(in crate::segment) identity: ForkAware,
         /// Set once this is in [`Local`]. Before, it is dropped by an attach that failed, under the lock.
-        registered: OnceLock<()>,
+        pub(in crate::segment) registered: OnceLock<()>,
+        /// What a segment with a name has besides.
+        pub(in crate::segment) named: Option<Named>,
     }
 
     /// What is private to this process.
     #[derive(Default)]
-    struct Local {
+    pub(in crate::segment) struct Local {
         /// Where objects go that were not put anywhere else.
         default: Option<Arc<Segment>>,
         segments: HashMap<u128, Own>,
+        /// Those that are open for reading only, beside the same for writing or alone.
+        read_only: HashMap<u128, Own>,
         /// Words of segments that are gone, to be used again: their pages are never unmapped.
         spare: Vec<ForkAware>,
     }
 
     /// Our part in one segment.
-    struct Own {
+    pub(in crate::segment) struct Own {
         segment: Weak<Segment>,
-        /// The segment's word: 0 in a forked child that has not attached, which has inherited no anchor.
+        /// The segment's word (of one open for reading only: its entry word): 0 in a forked child that has not attached,
+        /// which has inherited no anchor.
         identity: ForkAware,
         anchor: Option<Anchor>,
         objects: HashMap<u64, Held>,
@@ -152,7 +161,7 @@ mod attached {
         let _ = OVER_FORK.try_with(|stash| drop(stash.take()));
     }
 
-    fn local() -> Result<MutexGuard<'static, Option<Local>>, CreateError> {
+    pub(in crate::segment) fn local() -> Result<MutexGuard<'static, Option<Local>>, CreateError> {
         // No `OnceLock`: a child that was forked while another thread was in it would wait for that thread for ever.
         static HOOKED: Private32 = Private32::new(0);
         if HOOKED.load(Acquire) == 0 {
@@ -163,11 +172,26 @@ mod attached {
     }
 
     impl Local {
-        fn own(&mut self, segment: &Segment) -> Option<&mut Own> {
-            self.segments.get_mut(&segment.id)
+        fn of(&mut self, read_only: bool) -> &mut HashMap<u128, Own> {
+            if read_only { &mut self.read_only } else { &mut self.segments }
         }
 
-        fn identity(&mut self) -> Result<ForkAware, OsError> {
+        fn own(&mut self, segment: &Segment) -> Option<&mut Own> {
+            self.of(segment.is_read_only()).get_mut(&segment.id)
+        }
+
+        /// The segment of that id, if this process has it, for writing or for reading only.
+        pub(in crate::segment) fn find(&mut self, id: u128, read_only: bool) -> Option<Arc<Segment>> {
+            self.of(read_only).get(&id)?.segment.upgrade()
+        }
+
+        /// From now on this process has it, and its drop takes it out again.
+        pub(in crate::segment) fn register(&mut self, segment: &Arc<Segment>, own: Own) {
+            segment.registered.get_or_init(|| ());
+            self.of(segment.is_read_only()).insert(segment.id, own);
+        }
+
+        pub(in crate::segment) fn identity(&mut self) -> Result<ForkAware, OsError> {
             self.spare.pop().map_or_else(ForkAware::new, Ok)
         }
     }
@@ -181,7 +205,7 @@ mod attached {
                 return Ok(Arc::clone(segment));
             }
             let (segment, own) = Self::create_default_size(local)?;
-            local.segments.insert(segment.id, own);
+            local.register(&segment, own);
             local.default = Some(Arc::clone(&segment));
             Ok(segment)
         }
@@ -192,7 +216,7 @@ mod attached {
             let mut local = local()?;
             let local = local.get_or_insert_default();
             let (segment, own) = Self::create_default_size(local)?;
-            local.segments.insert(segment.id, own);
+            local.register(&segment, own);
             Ok(segment)
         }
 
@@ -220,18 +244,35 @@ mod attached {
                 observer: Observer::open(fd.as_fd())?,
                 identity: local.identity()?,
                 registered: OnceLock::new(),
+                named: None,
             };
-            super::extents::commit(&segment.observer, 0, geometry.pins_at)?;
-            let header = |at, value| segment.bytes.w64(at).store(value, Relaxed);
+            segment.write_header()?;
+            segment.finish_header();
+            segment.take_part(liveness::reopen(fd.as_fd())?.as_fd())
+        }
+
+        /// All of a new segment's header but the magic.
+        pub(in crate::segment) fn write_header(&self) -> Result<(), CreateError> {
+            super::extents::commit(&self.observer, 0, self.geometry.pins_at)?;
+            let header = |at, value| self.bytes.w64(at).store(value, Relaxed);
             header(header::VERSION, VERSION);
-            header(header::ID, segment.id as u64);
-            header(header::ID + 8, (segment.id >> 64) as u64);
-            header(header::RESERVE, geometry.reserve);
-            header(header::MAX_PROCESSES, u64::from(geometry.max_processes));
+            header(header::ID, self.id as u64);
+            header(header::ID + 8, (self.id >> 64) as u64);
+            header(header::RESERVE, self.geometry.reserve);
+            header(header::MAX_PROCESSES, u64::from(self.geometry.max_processes));
             header(header::GENERATION, 1);
+            Ok(())
+        }
+
+        pub(in crate::segment) fn finish_header(&self) {
             // Release: layout, invariant 2.
-            segment.bytes.w64(header::MAGIC).store(MAGIC, Release);
-            segment.attached()
+            self.bytes.w64(header::MAGIC).store(MAGIC, Release);
+        }
+
+        /// The id that the header gives.
+        pub(in crate::segment) fn id_in(bytes: &Bytes) -> u128 {
+            let half = |at| u128::from(bytes.w64(at).load(Relaxed));
+            half(header::ID) | half(header::ID + 8) << 64
         }
 
         /// Takes part in a private segment that another process made, and makes it this process's default.
@@ -243,11 +284,11 @@ mod attached {
             Ok(segment)
         }
 
-        /// Takes part in a private segment that another process made (or this one: then it is the same).
+        /// Takes part in a segment that another process made (or this one: then it is the same).
         pub(crate) fn join(fd: OwnedFd) -> Result<Arc<Self>, CreateError> {
             let damaged = |what: &'static str| CreateError::Damaged(what.into());
             if !memory::is_sealed(fd.as_fd()) {
-                return Err(damaged("its size is not sealed"));
+                return Self::join_named(&fd)?.ok_or(damaged("its size is not sealed"));
             }
             let (size, _) = memory::stat(fd.as_fd())?;
             if size < EXTENT || size > isize::MAX as u64 {
@@ -264,12 +305,11 @@ mod attached {
             let geometry = Geometry::new(bytes.w64(header::RESERVE).load(Relaxed), max)
                 .filter(|g| g.reserve == size)
                 .ok_or(damaged("its sizes contradict each other"))?;
-            let half = |at| u128::from(bytes.w64(at).load(Relaxed));
-            let id = half(header::ID) | half(header::ID + 8) << 64;
+            let id = Self::id_in(&bytes);
             let known; // dropped after the lock, as above
             let mut local = local()?;
             let local = local.get_or_insert_default();
-            known = local.segments.get(&id).and_then(|own| own.segment.upgrade());
+            known = local.find(id, false);
             if let Some(segment) = known {
                 return Ok(segment);
             }
@@ -280,20 +320,31 @@ mod attached {
                 observer: Observer::open(fd.as_fd())?,
                 identity: local.identity()?,
                 registered: OnceLock::new(),
+                named: None,
             }
-            .attached()?;
-            local.segments.insert(id, own);
+            .take_part(liveness::reopen(fd.as_fd())?.as_fd())?;
+            local.register(&segment, own);
             Ok(segment)
         }
 
-        fn attached(self) -> Result<(Arc<Self>, Own), CreateError> {
-            let (me, anchor) = self.participants().attach(|me| self.clear_own_slot(me))?;
-            self.identity.word().store(me.bits(), Release);
-            self.registered.get_or_init(|| ());
+        /// Gets this process its place, through a description that is its alone. The caller closes that, and registers.
+        pub(in crate::segment) fn take_part(
+            self,
+            description: BorrowedFd<'_>,
+        ) -> Result<(Arc<Self>, Own), CreateError> {
+            let (word, me, anchor) = match self.entered() {
+                Some(entered) => (entered, 1, Anchor::new(description)?), // only to look
+                None => {
+                    let (me, anchor) =
+                        self.participants().attach(description, |me| self.clear_own_slot(me))?;
+                    (self.identity, me.bits(), anchor)
+                }
+            };
+            word.word().store(me, Release);
             let segment = Arc::new(self);
             let own = Own {
                 segment: Arc::downgrade(&segment),
-                identity: segment.identity,
+                identity: word,
                 anchor: Some(anchor),
                 objects: HashMap::new(),
                 hints: Hints::default(),
@@ -316,12 +367,25 @@ mod attached {
             if let Some(me) = self.me_now() {
                 return Ok(me); // another thread was faster
             }
+            if self.entered().is_some_and(|entered| entered.word().load(Acquire) != 0) {
+                return Err(CreateError::ReadOnly);
+            }
             let own = local.as_mut().and_then(|local| local.own(self));
             let own = own.ok_or(CreateError::Damaged("a segment without a record of our own".into()))?;
             if let Some(anchor) = own.anchor.take() {
                 anchor.not_inherited();
             }
-            let (me, anchor) = self.participants().attach(|me| self.clear_own_slot(me))?;
+            let description = match &self.named {
+                Some(named) => named.enter(&self.observer)?,
+                None => liveness::reopen(self.descriptor()?)?,
+            };
+            if let Some(entered) = self.entered() {
+                own.anchor = Some(Anchor::new(&description)?);
+                entered.word().store(1, Release);
+                return Err(CreateError::ReadOnly);
+            }
+            let (me, anchor) =
+                self.participants().attach(description.as_fd(), |me| self.clear_own_slot(me))?;
             own.anchor = Some(anchor);
             let keep = self.keep(me);
             own.objects.retain(|&at, held| {
@@ -566,6 +630,9 @@ mod attached {
             kind: Kind,
             expected: (Stamp, &str),
         ) -> Result<Arc<Object>, HandleError> {
+            if self.is_read_only() {
+                return self.open_to_look(place, kind, expected);
+            }
             let me = self.me()?;
             let keep = self.keep(me);
             let known; // dropped after the lock: it may be the last handle, whose drop takes it again
@@ -578,26 +645,11 @@ mod attached {
                 None => keep.hold(place)?,
             };
             let opened = (|| {
-                let word = |word| keep.record(&block, word).load(Relaxed);
-                let (stamp, name) = expected;
-                let (number, parts) = record::kind_and_parts(word(record::KIND));
-                if number != kind as u64
-                    || word(record::SHAPE) != stamp.shape()
-                    || word(record::NAME) != stamp.name
-                {
-                    let size = word(record::SHAPE) as u32;
-                    return Err(HandleError::WrongType {
-                        expected: format!("{} of {name}", Kind::describe(kind as u64)),
-                        found: format!("{} of {size} bytes", Kind::describe(number)),
-                    });
-                }
+                self.is_of(&block, kind, expected)?;
                 if let Some((_, Some(object))) = &known {
                     return Ok(Arc::clone(object));
                 }
-                let (w32, w64) = self.body(&block).ok_or(HandleError::Malformed)?;
-                let parts = usize::try_from(parts).ok().filter(|&parts| parts <= w64.len());
-                let parts = parts.ok_or(HandleError::Malformed)?;
-                Ok(Arc::new(Object::new(self, place, w32, w64, parts)))
+                self.object_in(&block, place)
             })();
             match &opened {
                 Ok(object) if known.as_ref().is_none_or(|(_, object)| object.is_none()) => {
@@ -613,6 +665,50 @@ mod attached {
                 _ => {}
             }
             opened
+        }
+
+        /// Is the object in that block of that kind and type?
+        fn is_of(&self, block: &Block, kind: Kind, (stamp, name): (Stamp, &str)) -> Result<(), HandleError> {
+            let word = |word| self.bytes.w64(block.at + word * 8).load(Relaxed);
+            let (number, _) = record::kind_and_parts(word(record::KIND));
+            let same = number == kind as u64
+                && word(record::SHAPE) == stamp.shape()
+                && word(record::NAME) == stamp.name;
+            if same {
+                return Ok(());
+            }
+            let size = word(record::SHAPE) as u32;
+            Err(HandleError::WrongType {
+                expected: format!("{} of {name}", Kind::describe(kind as u64)),
+                found: format!("{} of {size} bytes", Kind::describe(number)),
+            })
+        }
+
+        /// The object in that block, as its record says.
+        fn object_in(self: &Arc<Self>, block: &Block, place: Place) -> Result<Arc<Object>, HandleError> {
+            let (w32, w64) = self.body(block).ok_or(HandleError::Malformed)?;
+            let kind = self.bytes.w64(block.at + record::KIND * 8).load(Relaxed);
+            let parts = usize::try_from(record::kind_and_parts(kind).1).ok();
+            let parts = parts.filter(|&parts| parts <= w64.len()).ok_or(HandleError::Malformed)?;
+            Ok(Arc::new(Object::new(self, place, w32, w64, parts)))
+        }
+
+        /// As [`Self::open`] where nothing can be written: the object is not held, and each look asks whether it is there.
+        fn open_to_look(
+            self: &Arc<Self>,
+            place: Place,
+            kind: Kind,
+            expected: (Stamp, &str),
+        ) -> Result<Arc<Object>, HandleError> {
+            if !self.is_there(place) {
+                return Err(HandleError::Gone);
+            }
+            let block = self.extents().locate(place.at).ok_or(HandleError::Gone)?;
+            self.is_of(&block, kind, expected)?;
+            let object = self.object_in(&block, place)?;
+            // What was read of its record was its own, if it is still there.
+            atomic::fence(Acquire);
+            if self.is_there(place) { Ok(object) } else { Err(HandleError::Gone) }
         }
 
         /// An [`Object`] was dropped.
@@ -692,10 +788,14 @@ mod attached {
             // Another thread may have joined the same segment anew between the last handle and here.
             if local.own(self).is_some_and(|own| ptr::eq(own.segment.as_ptr(), self)) {
                 // The anchor goes with the record of our part, and with it our slot.
-                local.segments.remove(&self.id);
+                local.of(self.is_read_only()).remove(&self.id);
             }
-            self.identity.word().store(0, Release);
-            local.spare.push(self.identity);
+            if let Some(named) = &self.named {
+                named.leave(&self.observer);
+            }
+            let word = self.entered().unwrap_or(self.identity);
+            word.word().store(0, Release);
+            local.spare.push(word);
         }
     }
 }

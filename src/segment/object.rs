@@ -12,7 +12,10 @@ use super::{
     keep::Place,
     owner::{OWNER_BITS, Owner},
 };
-use crate::atomic::{AcqRel, Acquire, Private32, Private64, Relaxed, Word32, Word64, fence};
+use crate::{
+    atomic::{AcqRel, Acquire, Private32, Private64, Relaxed, Word32, Word64, fence},
+    error::CreateError,
+};
 use std::{
     cell::Cell,
     fmt,
@@ -238,25 +241,33 @@ impl Object {
     #[cold]
     pub(crate) fn inherit(&self) {
         let attached = self.segment.me();
+        assert!(attached != Err(CreateError::ReadOnly), "the object is open here for reading only");
         assert!(attached.is_ok(), "this forked process has no place in the segment: {attached:?}");
         assert!(!self.is_lost(), "{LOST}");
     }
 
     /// If [`Self::holder_now`] is `None`, around a look: as [`Self::inherit`], but without a place the child can look
-    /// as long as others keep the object.
+    /// as long as others keep the object. So can everybody in a segment that is open for reading only.
     ///
     /// # Panics
-    /// If the object is gone, before or after.
+    /// If the object is gone, before or after, or (of a named segment) all who took part in it are.
     #[cold]
     pub(crate) fn inherit_to_look<R>(&self, look: impl FnOnce() -> R) -> R {
-        if self.segment.me().is_ok() {
-            assert!(!self.is_lost(), "{LOST}");
-            return look();
-        }
-        assert!(self.segment.is_there(self.place), "{LOST}");
+        let gone = match self.segment.me() {
+            Ok(_) => {
+                assert!(!self.is_lost(), "{LOST}");
+                return look();
+            }
+            Err(CreateError::Removed) => panic!("{}", CreateError::Removed),
+            Err(CreateError::ReadOnly) => {
+                "the object is gone: it is open here for reading only, which keeps nothing"
+            }
+            Err(_) => LOST,
+        };
+        assert!(self.segment.is_there(self.place), "{gone}");
         let seen = look();
         fence(Acquire); // what was seen came before this second question
-        assert!(self.segment.is_there(self.place), "{LOST}");
+        assert!(self.segment.is_there(self.place), "{gone}");
         seen
     }
 

@@ -32,7 +32,7 @@ use crate::{
         memory::Anchor,
     },
 };
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Byte `ALIVE + owner` is locked as long as the owner lives. Far behind the end of every segment.
 const ALIVE: u64 = 1 << 40;
@@ -70,15 +70,18 @@ impl<'a> Participants<'a> {
         self.bytes.w64(self.geometry.row_at(slot) + word * 8)
     }
 
-    /// Gets this process an identity. `clear(me)` is called if the slot's last owner left marks.
-    pub(crate) fn attach(&self, clear: impl Fn(Owner)) -> Result<(Owner, Anchor), CreateError> {
-        let via = self.observer.checked().map_err(|_| CreateError::DescriptorsLost)?;
-        let description = liveness::reopen(via)?;
+    /// Gets this process an identity, through a description that is its alone: the caller closes it. `clear(me)` is
+    /// called if the slot's last owner left marks.
+    pub(crate) fn attach(
+        &self,
+        description: BorrowedFd<'_>,
+        clear: impl Fn(Owner),
+    ) -> Result<(Owner, Anchor), CreateError> {
         let max = self.geometry.max_processes;
         // Relaxed: only spreads newcomers over the slots, so that generations do not wrap.
         let hint = self.bytes.w64(super::layout::header::SLOT_HINT).fetch_add(1, Relaxed) as u32;
         for slot in (0..max).map(|i| 1 + hint.wrapping_add(i) % max) {
-            if !liveness::try_lock_byte(description.as_fd(), u64::from(slot))? {
+            if !liveness::try_lock_byte(description, u64::from(slot))? {
                 continue;
             }
             let generation = self.word(slot, GENERATION);
@@ -86,7 +89,7 @@ impl<'a> Participants<'a> {
             let next = Owner::next_generation(generation.load(Relaxed) as u32);
             let Some(owner) = Owner::new(next, slot) else { continue };
             generation.store(u64::from(owner.generation()), Relaxed);
-            if !liveness::try_lock_byte(description.as_fd(), ALIVE + u64::from(owner.bits()))? {
+            if !liveness::try_lock_byte(description, ALIVE + u64::from(owner.bits()))? {
                 continue; // somebody who is not of our kind holds it
             }
             let marks = self.word(slot, MARKS);
@@ -96,7 +99,7 @@ impl<'a> Participants<'a> {
             self.clear_waits(slot);
             marks.store(1, Release);
             self.word(slot, PID).store(u64::from(std::process::id()), Relaxed);
-            return Ok((owner, Anchor::new(&description)?));
+            return Ok((owner, Anchor::new(description)?));
         }
         Err(CreateError::TooManyProcesses { max })
     }

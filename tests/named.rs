@@ -1,0 +1,534 @@
+//! Named segments: found by name, whole or not there, gone with their last process, and typed errors for all that is
+//! wrong with a name or with what has it.
+
+mod harness;
+
+use allmend::{
+    CreateError, LockError, NameFault, OpenError,
+    bare::{Bare, Options},
+};
+use harness::{End, Line, die, fork};
+use std::{
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::PathBuf,
+};
+
+fn main() {
+    harness::run(&[
+        ("created_found_and_gone", created_found_and_gone),
+        ("two_programs_share_a_value", two_programs_share_a_value),
+        ("opened_twice_it_is_one", opened_twice_it_is_one),
+        ("the_last_one_out_takes_the_name", the_last_one_out_takes_the_name),
+        ("stale_is_gone", stale_is_gone),
+        ("persist", persist),
+        ("removed_by_wish", removed_by_wish),
+        ("only_to_look", only_to_look),
+        ("forked_children", forked_children),
+        ("no_name", no_name),
+        ("not_a_segment", not_a_segment),
+        ("permissions", permissions),
+    ]);
+}
+
+/// A small one, and a name that no other test process has.
+const SMALL: Options = Options {
+    reserve: Some(8 << 20),
+    max_processes: Some(20),
+    mode: 0o600,
+    foreign: false,
+    read_only: false,
+};
+const LOOK: Options =
+    Options { reserve: None, max_processes: None, mode: 0o600, foreign: false, read_only: true };
+
+fn name(what: &str) -> String {
+    format!("test-{}-{what}", std::process::id())
+}
+
+fn path(name: &str) -> PathBuf {
+    format!("/dev/shm/allmend.{name}").into()
+}
+
+fn there(name: &str) -> bool {
+    path(name).symlink_metadata().is_ok()
+}
+
+fn not_found(opened: Result<Bare, OpenError>) -> bool {
+    matches!(opened, Err(OpenError::NotFound { .. }))
+}
+
+fn created_found_and_gone() {
+    let name = name("a");
+    assert!(not_found(Bare::open(&name, SMALL)));
+    let segment = Bare::create(&name, SMALL).unwrap();
+    assert_eq!(segment.name(), Some(&*name));
+    assert!(matches!(Bare::create(&name, SMALL), Err(OpenError::Exists { .. })));
+    let listed = allmend::segments().unwrap();
+    let info = listed.iter().find(|info| info.name == name).unwrap();
+    assert_eq!((info.processes, info.persistent, info.stale), (1, false, false));
+    assert!(info.reserved >= 1 << 20 && info.committed > 0 && info.committed < info.reserved, "{info:?}");
+    assert_eq!(path(&name).metadata().unwrap().mode() & 0o7777, 0o600);
+    let (value, at) = segment.value(5u64).unwrap();
+    fork(|| {
+        drop((segment.clone(), value.clone()));
+        assert_eq!(value.get(), 5);
+    })
+    .succeeds("a forked child");
+    drop(value);
+    assert_eq!(segment.verify().unwrap().objects, 0);
+    assert!(segment.open_value::<u64>(at).is_err(), "its last handle is gone");
+    drop(segment);
+    assert!(!there(&name));
+    assert!(not_found(Bare::open(&name, SMALL)));
+}
+
+/// Runs `body` in a process that has nothing of ours: the test's own segments are not inherited knowledge.
+fn stranger(body: impl FnOnce()) -> harness::Child {
+    fork(body)
+}
+
+fn two_programs_share_a_value() {
+    let name = name("b");
+    let (ready, go) = (Line::new(), Line::new());
+    // Forked before there is a segment, so each opens it for itself.
+    let creator = stranger(|| {
+        let segment = Bare::create(&name, SMALL).unwrap();
+        let (value, (at, generation)) = segment.value(0u64).unwrap();
+        ready.send(at);
+        ready.send(generation);
+        for _ in 0..20_000 {
+            value.update(|v| *v += 1).unwrap();
+        }
+        go.receive();
+        assert_eq!(value.get(), 40_000);
+        assert_eq!(segment.verify().unwrap().objects, 1);
+    });
+    let at = (ready.receive(), ready.receive());
+    let segment = Bare::open(&name, SMALL).unwrap();
+    let value = segment.open_value::<u64>(at).unwrap();
+    for _ in 0..20_000 {
+        value.update(|v| *v += 1).unwrap();
+    }
+    assert_eq!(segment.verify().unwrap().processes, 2);
+    go.send(0);
+    creator.succeeds("the creator");
+    assert_eq!(value.get(), 40_000, "it outlives its creator");
+    drop(segment);
+    assert!(there(&name), "a handle keeps the segment");
+    drop(value);
+    assert!(!there(&name));
+}
+
+fn opened_twice_it_is_one() {
+    let name = name("c");
+    let one = Bare::open_or_create(&name, SMALL).unwrap();
+    let two = Bare::open_or_create(&name, SMALL).unwrap();
+    let three = Bare::open(&name, SMALL).unwrap();
+    assert_eq!(allmend::segments().unwrap().iter().find(|s| s.name == name).unwrap().processes, 1);
+    let (value, at) = one.value([1u64; 9]).unwrap();
+    let same = three.open_value::<[u64; 9]>(at).unwrap();
+    let _guard = value.get_lock().unwrap();
+    assert_eq!(same.get_lock().map(drop), Err(LockError::Deadlock), "one object, one record of who holds it");
+    drop((one, two));
+    assert!(there(&name));
+    drop(three);
+    assert!(there(&name));
+}
+
+fn the_last_one_out_takes_the_name() {
+    let name = name("d");
+    let segment = Bare::create(&name, SMALL).unwrap();
+    let (ready, go) = (Line::new(), Line::new());
+    let other = {
+        drop(segment);
+        stranger(|| {
+            let segment = Bare::create(&name, SMALL).unwrap();
+            ready.send(0);
+            go.receive();
+            drop(segment);
+        })
+    };
+    ready.receive();
+    let segment = Bare::open(&name, SMALL).unwrap();
+    drop(segment);
+    assert!(there(&name), "the other one is attached");
+    let look = Bare::open(&name, LOOK).unwrap();
+    go.send(0);
+    other.succeeds("the other one");
+    assert!(there(&name), "who only looks is attached, too");
+    drop(look);
+    assert!(!there(&name), "and takes the name when it is the last");
+}
+
+/// Leaves a segment that nobody is attached to.
+fn leave_stale(name: &str) {
+    let mut child = stranger(|| {
+        let segment = Bare::create(name, SMALL).unwrap();
+        let _value = segment.value(7u64).unwrap();
+        die()
+    });
+    assert!(child.end().was_killed());
+    assert!(there(name));
+}
+
+fn stale_is_gone() {
+    let (one, two, other) = (name("e"), name("f"), name("g"));
+    leave_stale(&one);
+    assert!(allmend::segments().unwrap().iter().any(|s| s.name == one && s.stale && s.processes == 0));
+    assert!(not_found(Bare::open(&one, LOOK)));
+    assert!(!there(&one), "an open takes it away");
+    leave_stale(&one);
+    assert!(not_found(Bare::open(&one, SMALL)));
+    leave_stale(&one);
+    let new = Bare::open_or_create(&one, SMALL).unwrap();
+    assert_eq!(new.verify().unwrap().objects, 0, "a new one");
+    leave_stale(&two);
+    drop(Bare::create(&other, SMALL).unwrap());
+    assert!(!there(&two), "a create of any name sweeps");
+    leave_stale(&two);
+    assert!(allmend::clear_stale().unwrap() >= 1);
+    assert!(!there(&two));
+    assert!(there(&one), "who is attached is not swept");
+    leave_stale(&two);
+    drop(Bare::create(&two, SMALL).unwrap());
+    leave_stale(&two);
+    Bare::remove(&two).unwrap();
+    assert!(!there(&two));
+}
+
+fn persist() {
+    let name = name("h");
+    let at = {
+        let segment = Bare::create(&name, SMALL).unwrap();
+        segment.persist().unwrap();
+        // Nobody keeps an object of ours in a segment without a directory, so only a dead process's hold does.
+        segment.value(3u64).unwrap().1
+    };
+    assert!(there(&name));
+    let listed = allmend::segments().unwrap();
+    let info = listed.iter().find(|info| info.name == name).unwrap();
+    assert_eq!((info.processes, info.persistent, info.stale), (0, true, false));
+    allmend::clear_stale().unwrap();
+    assert!(matches!(Bare::create(&name, SMALL), Err(OpenError::Exists { .. })));
+    let segment = Bare::open(&name, SMALL).unwrap();
+    assert!(segment.open_value::<u64>(at).is_err());
+    drop(segment);
+    assert!(there(&name));
+    let mut child = stranger(|| {
+        let _segment = Bare::open(&name, SMALL).unwrap();
+        die()
+    });
+    assert!(child.end().was_killed());
+    assert!(there(&name), "nor does a kill change it");
+    drop(Bare::open(&name, LOOK).unwrap());
+    Bare::remove(&name).unwrap();
+    assert!(!there(&name));
+    assert!(matches!(Bare::remove(&name), Err(OpenError::NotFound { .. })));
+}
+
+fn removed_by_wish() {
+    let name = name("i");
+    let old = Bare::create(&name, SMALL).unwrap();
+    let (value, at) = old.value(1u64).unwrap();
+    Bare::remove(&name).unwrap();
+    assert!(!there(&name));
+    assert!(not_found(Bare::open(&name, SMALL)));
+    let new = Bare::create(&name, SMALL).unwrap();
+    assert_ne!(old.id(), new.id());
+    value.update(|v| *v += 1).unwrap();
+    assert_eq!(old.open_value::<u64>(at).unwrap().get(), 2, "who is attached goes on");
+    fork(|| value.update(|v| *v += 1).unwrap()).succeeds("a child of who is attached");
+    assert_eq!((value.get(), old.verify().unwrap().objects), (3, 1));
+    assert!(matches!(old.unlink(), Err(OpenError::NotFound { .. })), "never another's name");
+    assert!(there(&name));
+    drop((old, value));
+    assert!(there(&name), "nor when it goes");
+    new.unlink().unwrap();
+    assert!(!there(&name));
+    assert_eq!(new.value(1u64).unwrap().0.get(), 1);
+}
+
+fn only_to_look() {
+    let name = name("j");
+    let (ready, go) = (Line::new(), Line::new());
+    let writer = stranger(|| {
+        let segment = Bare::create(&name, SMALL).unwrap();
+        let (value, at) = segment.value([3u64; 9]).unwrap();
+        let (atomic, atomic_at) = segment.atomic(4).unwrap();
+        for n in [at.0, at.1, atomic_at.0, atomic_at.1] {
+            ready.send(n);
+        }
+        go.receive();
+        value.set([5; 9]).unwrap();
+        atomic.store(6);
+        ready.send(0);
+        go.receive();
+        drop(value);
+        ready.send(0);
+        go.receive();
+    });
+    let (at, atomic_at) = ((ready.receive(), ready.receive()), (ready.receive(), ready.receive()));
+    let segment = Bare::open(&name, LOOK).unwrap();
+    let value = segment.open_value::<[u64; 9]>(at).unwrap();
+    let atomic = segment.open_atomic(atomic_at).unwrap();
+    assert_eq!((value.get(), atomic.load()), ([3; 9], 4));
+    go.send(0);
+    ready.receive();
+    assert_eq!((value.get(), atomic.load()), ([5; 9], 6));
+    // Everything that would write says so.
+    assert_eq!(value.get_lock().map(drop), Err(LockError::ReadOnly));
+    assert_eq!(value.try_get_lock().map(drop), Err(LockError::ReadOnly));
+    assert_eq!(value.set([1; 9]), Err(LockError::ReadOnly));
+    assert_eq!(segment.value(1u64).map(drop), Err(CreateError::ReadOnly));
+    assert_eq!(segment.persist(), Err(OpenError::ReadOnly));
+    assert_eq!(segment.unlink(), Err(OpenError::ReadOnly));
+    assert!(segment.verify().is_err());
+    assert!(matches!(Bare::create("x", LOOK), Err(OpenError::ReadOnly)));
+    let mut child = fork(|| {
+        atomic.fetch_add(1);
+    });
+    assert_eq!(child.end(), End::Exit(101), "what cannot say so panics");
+    fork(|| assert_eq!((value.get(), atomic.load()), ([5; 9], 6))).succeeds("a child may look, too");
+    let listed = allmend::segments().unwrap();
+    assert_eq!(listed.iter().find(|info| info.name == name).unwrap().processes, 1, "a place is for writers");
+    // Beside it the same for writing: two ways in, one process.
+    let both = Bare::open(&name, SMALL).unwrap();
+    both.open_value::<[u64; 9]>(at).unwrap().set([7; 9]).unwrap();
+    assert_eq!((value.get(), value.set([1; 9])), ([7; 9], Err(LockError::ReadOnly)));
+    drop(both);
+    go.send(0);
+    ready.receive();
+    let mut child = fork(|| {
+        value.get();
+    });
+    assert_eq!(child.end(), End::Exit(101), "an object that nobody keeps is gone");
+    assert!(segment.open_value::<[u64; 9]>(at).is_err());
+    go.send(0);
+    writer.succeeds("the writer");
+    drop((segment, value, atomic));
+    assert!(!there(&name));
+}
+
+fn forked_children() {
+    let name = name("k");
+    // The parent is killed, its child has not used the segment yet, and then it is swept.
+    for swept in [false, true] {
+        let (ready, go, tell) = (Line::new(), Line::new(), Line::new());
+        let mut parent = stranger(|| {
+            let segment = Bare::create(&name, SMALL).unwrap();
+            let (value, _) = segment.value(1u64).unwrap();
+            let child = fork(|| {
+                // Its parent's end is not to be its own.
+                let _ = rustix::process::set_parent_process_death_signal(None);
+                ready.send(0);
+                go.receive();
+                let locked = value.get_lock().map(drop);
+                tell.send(match locked {
+                    Ok(()) => 0,
+                    Err(LockError::Gone) => 1,
+                    other => panic!("{other:?}"),
+                });
+                go.receive();
+            });
+            std::mem::forget(child);
+            ready.receive();
+            die()
+        });
+        assert!(parent.end().was_killed());
+        if swept {
+            allmend::clear_stale().unwrap();
+        }
+        go.send(0);
+        assert_eq!(tell.receive(), u64::from(swept), "swept: it is told; not swept: it takes part");
+        assert_eq!(there(&name), !swept);
+        if !swept {
+            let info = allmend::segments().unwrap();
+            assert!(info.iter().any(|info| info.name == name && info.processes == 1 && !info.stale));
+        }
+        go.send(0);
+        let orphan_gone = || allmend::segments().unwrap().iter().all(|info| info.name != name || info.stale);
+        harness::until(orphan_gone);
+        allmend::clear_stale().unwrap();
+        assert!(!there(&name));
+    }
+}
+
+fn no_name() {
+    let fault = |name: &str| match Bare::create(name, SMALL) {
+        Err(OpenError::Name { fault, .. }) => {
+            let again = Bare::open(name, SMALL).map(drop).unwrap_err();
+            assert_eq!(again, Bare::remove(name).unwrap_err());
+            assert_eq!(again, Bare::open_or_create(name, SMALL).map(drop).unwrap_err());
+            fault
+        }
+        other => panic!("{name:?}: {other:?}"),
+    };
+    assert_eq!(fault(""), NameFault::Empty);
+    assert_eq!(fault("a/b"), NameFault::Slash);
+    assert_eq!(fault("a\0b"), NameFault::Zero);
+    assert_eq!(fault(".a"), NameFault::LeadingDot);
+    assert_eq!(fault(".."), NameFault::LeadingDot);
+    assert_eq!(fault(&"a".repeat(248)), NameFault::TooLong { longest: 247 });
+    let longest = format!("{}{}", name("l"), "a".repeat(200));
+    drop(Bare::create(&longest, SMALL).unwrap());
+    let longest = "a".repeat(247 - 20) + &format!("{:0>20}", std::process::id());
+    let segment = Bare::create(&longest, SMALL).unwrap();
+    assert_eq!(Bare::open(&longest, SMALL).unwrap().id(), segment.id());
+}
+
+/// What is wrong with a file is found when it is opened, each by its own error, and nothing of it is taken away.
+fn not_a_segment() {
+    let name = name("m");
+    let path = path(&name);
+    let opened = |what: &str| {
+        let error = Bare::open(&name, SMALL).map(drop).unwrap_err();
+        let to_look = Bare::open(&name, LOOK).map(drop).unwrap_err();
+        assert_eq!(error, to_look, "{what}");
+        assert_eq!(error, Bare::open_or_create(&name, SMALL).map(drop).unwrap_err(), "{what}");
+        assert!(matches!(Bare::create(&name, SMALL), Err(OpenError::Exists { .. })), "{what}");
+        allmend::clear_stale().unwrap();
+        allmend::segments().unwrap();
+        assert!(there(&name), "{what} stays");
+        println!("  {what}: {error}");
+        error
+    };
+    let removed = || Bare::remove(&name).unwrap();
+    let write = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    write(b"");
+    assert!(matches!(opened("an empty file"), OpenError::Empty { .. }));
+    removed();
+    write(&vec![0; 3 << 20]);
+    assert!(matches!(opened("a file of zeros"), OpenError::HalfBuilt { .. }));
+    removed();
+    write(b"#!/bin/sh\n");
+    assert!(matches!(opened("another file"), OpenError::NotASegment { .. }));
+    removed();
+    write(&vec![1; 3 << 20]);
+    assert!(matches!(opened("a large other file"), OpenError::NotASegment { .. }));
+    removed();
+
+    // One of ours, with its end cut off or a word of its header changed.
+    let whole = {
+        let segment = Bare::create(&name, SMALL).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        drop(segment);
+        whole
+    };
+    write(&whole[..1 << 20]);
+    let expected = whole.len() as u64;
+    match opened("one that was cut") {
+        OpenError::Truncated { bytes, expected: made, .. } => assert_eq!((bytes, made), (1 << 20, expected)),
+        other => panic!("{other:?}"),
+    }
+    removed();
+    let with = |word: usize, value: u64| {
+        let mut bytes = whole.clone();
+        bytes[word * 8..][..8].copy_from_slice(&value.to_ne_bytes());
+        write(&bytes);
+    };
+    with(0, 0);
+    assert!(matches!(opened("one without its magic"), OpenError::HalfBuilt { .. }));
+    removed();
+    with(1, 99);
+    assert!(matches!(opened("another version"), OpenError::WrongVersion { found: 99, .. }));
+    removed();
+    for (word, value) in [(4, 1 << 20), (4, 12345), (5, 0), (5, 1 << 40)] {
+        with(word, value);
+        assert!(matches!(opened("sizes that cannot be"), OpenError::Damaged(_)), "{word} {value}");
+        removed();
+    }
+
+    let odd = |what: &str| match opened(what) {
+        OpenError::NotAFile { found, .. } => {
+            assert_eq!(found, what);
+            let removed = Bare::remove(&name).unwrap_err();
+            assert!(matches!(removed, OpenError::NotAFile { .. }), "{removed:?}");
+        }
+        other => panic!("{other:?}"),
+    };
+    std::fs::create_dir(&path).unwrap();
+    odd("a directory");
+    std::fs::remove_dir(&path).unwrap();
+    for target in ["/dev/null", "/nowhere"] {
+        std::os::unix::fs::symlink(target, &path).unwrap();
+        odd("a symbolic link");
+        std::fs::remove_file(&path).unwrap();
+    }
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    odd("a pipe");
+    std::fs::remove_file(&path).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    odd("a socket");
+    std::fs::remove_file(&path).unwrap();
+}
+
+fn permissions() {
+    let name = name("n");
+    let wide = Options { mode: 0o644, ..SMALL };
+    let segment = Bare::create(&name, wide).unwrap();
+    assert_eq!(path(&name).metadata().unwrap().mode() & 0o7777, 0o644, "whatever the umask");
+    assert!(matches!(Bare::open(&name, SMALL), Err(OpenError::Mode { found: 0o644, allowed: 0o600, .. })));
+    assert_eq!(Bare::open(&name, wide).unwrap().id(), segment.id());
+    assert_eq!(Bare::open(&name, Options { foreign: true, ..SMALL }).unwrap().id(), segment.id());
+    for mode in [0o400, 0o700, 0o200, 0o4600, 0] {
+        let refused = Bare::create("never", Options { mode, ..SMALL });
+        assert!(matches!(refused, Err(OpenError::Invalid(_))), "{mode:o}");
+    }
+    for max_processes in [Some(0), Some(1024)] {
+        let refused = Bare::create("never", Options { max_processes, ..SMALL });
+        assert!(matches!(refused, Err(OpenError::Invalid(_))), "{max_processes:?}");
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("  skipped: another user's segment needs root");
+        return;
+    }
+    let other = 12345;
+    std::os::unix::fs::chown(path(&name), Some(other), None).unwrap();
+    assert!(matches!(Bare::open(&name, wide), Err(OpenError::Foreign { owner, .. }) if owner == other));
+    assert!(matches!(Bare::open_or_create(&name, wide), Err(OpenError::Foreign { .. })));
+    assert!(matches!(Bare::remove(&name), Err(OpenError::Foreign { .. })));
+    assert_eq!(Bare::open(&name, Options { foreign: true, ..SMALL }).unwrap().id(), segment.id());
+    // And the other way round: a user who is not root, in a process of its own.
+    std::os::unix::fs::chown(path(&name), Some(0), None).unwrap();
+    let as_other = |body: &dyn Fn()| {
+        fork(|| {
+            rustix::thread::set_thread_res_uid(
+                rustix::process::Uid::from_raw(other),
+                rustix::process::Uid::from_raw(other),
+                rustix::process::Uid::from_raw(other),
+            )
+            .unwrap();
+            body();
+        })
+        .succeeds("another user");
+    };
+    let (value, at) = segment.value(5u64).unwrap();
+    as_other(&|| {
+        assert!(matches!(Bare::open(&name, LOOK), Err(OpenError::Foreign { owner: 0, .. })));
+        let all = Options { foreign: true, ..LOOK };
+        let look = Bare::open(&name, all).unwrap();
+        assert_eq!(look.open_value::<u64>(at).unwrap().get(), 5, "0o644: another user may look");
+        let write = Bare::open(&name, Options { foreign: true, ..SMALL });
+        assert!(matches!(write, Err(OpenError::Mode { found: 0o644, .. })), "{write:?}");
+        assert!(matches!(Bare::remove(&name), Err(OpenError::Foreign { .. })));
+        allmend::clear_stale().unwrap();
+        assert!(there(&name));
+    });
+    drop((value, segment));
+    assert!(!there(&name));
+    // A stale one of another user is swept by that user, not by us.
+    let mut child = fork(|| {
+        let segment = Bare::create(&name, SMALL).unwrap();
+        std::os::unix::fs::chown(path(&name), Some(other), None).unwrap();
+        std::mem::forget(segment);
+        die()
+    });
+    assert!(child.end().was_killed());
+    allmend::clear_stale().unwrap();
+    assert!(there(&name));
+    as_other(&|| assert!(allmend::clear_stale().unwrap() >= 1));
+    assert!(!there(&name));
+}
