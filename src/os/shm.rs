@@ -56,8 +56,8 @@ pub(crate) struct Facts {
     pub(crate) owner: u32,
     /// Permission bits.
     pub(crate) mode: u32,
-    /// How many names lead to it.
-    pub(crate) names: u64,
+    /// Does any name lead to it?
+    pub(crate) has_name: bool,
     /// In words, if it is no regular file.
     pub(crate) oddity: Option<&'static str>,
 }
@@ -70,7 +70,7 @@ impl Facts {
             committed: stat.st_blocks as u64 * 512,
             owner: stat.st_uid,
             mode: stat.st_mode & 0o7777,
-            names: stat.st_nlink as u64,
+            has_name: stat.st_nlink > 0,
             oddity: match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => None,
                 FileType::Directory => Some("a directory"),

@@ -492,7 +492,7 @@ impl Segment {
                 Err(e) => return refused(at, name, options, e).map(|()| Attempt::Again),
             };
             let now = Facts::of(again.as_fd())?;
-            if now.file != file || now.names == 0 {
+            if now.file != file || !now.has_name {
                 return Ok(Attempt::Again);
             }
             if now.bytes < head.geometry.reserve {
