@@ -84,7 +84,7 @@ mod attached {
         cell::RefCell,
         collections::HashMap,
         ptr,
-        sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+        sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     };
 
     /// A mapped segment in which this process takes part.
@@ -97,7 +97,7 @@ mod attached {
         /// Our owner id; 0 in a forked child that has not attached yet.
         pub(in crate::segment) identity: ForkAware,
         /// Set once this is in [`Local`]. Before, it is dropped by an attach that failed, under the lock.
-        pub(in crate::segment) registered: OnceLock<()>,
+        pub(in crate::segment) registered: Private32,
         /// What a segment with a name has besides.
         pub(in crate::segment) named: Option<Named>,
     }
@@ -187,7 +187,7 @@ mod attached {
 
         /// From now on this process has it, and its drop takes it out again.
         pub(in crate::segment) fn register(&mut self, segment: &Arc<Segment>, own: Own) {
-            segment.registered.get_or_init(|| ());
+            segment.registered.store(1, Relaxed);
             self.of(segment.is_read_only()).insert(segment.id, own);
         }
 
@@ -243,7 +243,7 @@ mod attached {
                 bytes: Bytes::new(Mapping::new(fd.as_fd(), geometry.reserve as usize)?),
                 observer: Observer::open(fd.as_fd())?,
                 identity: local.identity()?,
-                registered: OnceLock::new(),
+                registered: Private32::new(0),
                 named: None,
             };
             segment.write_header()?;
@@ -319,7 +319,7 @@ mod attached {
                 bytes,
                 observer: Observer::open(fd.as_fd())?,
                 identity: local.identity()?,
-                registered: OnceLock::new(),
+                registered: Private32::new(0),
                 named: None,
             }
             .take_part(liveness::reopen(fd.as_fd())?.as_fd())?;
@@ -780,7 +780,7 @@ mod attached {
 
     impl Drop for Segment {
         fn drop(&mut self) {
-            if self.registered.get().is_none() {
+            if self.registered.load(Relaxed) == 0 {
                 return; // an attach that failed: its caller has the lock
             }
             let Ok(mut local) = local() else { return };

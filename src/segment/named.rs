@@ -50,7 +50,7 @@ use super::{
     words,
 };
 use crate::{
-    atomic::{self, Relaxed, Release, Rule},
+    atomic::{self, Private32, Relaxed, Release, Rule},
     error::{CreateError, NameFault, OpenError, OsError},
     os::{
         liveness::{self, Lock, Observer},
@@ -60,10 +60,7 @@ use crate::{
     },
 };
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// Slot 0 has no owner, so its byte is free for this.
 const LIFE: u64 = 0;
@@ -420,7 +417,7 @@ impl Segment {
             bytes,
             observer,
             identity: local.identity()?,
-            registered: OnceLock::new(),
+            registered: Private32::new(0),
             named: Some(Named { name: name.into(), at: at.clone(), entered: None }),
         };
         segment.write_header()?;
@@ -533,7 +530,7 @@ impl Segment {
             bytes,
             observer,
             identity: if entered.is_some() { ForkAware::none() } else { local.identity()? },
-            registered: OnceLock::new(),
+            registered: Private32::new(0),
             named: Some(Named { name: name.into(), at: at.clone(), entered }),
         }
         .take_part(fd)?;
@@ -564,7 +561,7 @@ impl Segment {
             bytes,
             observer,
             identity: local.identity()?,
-            registered: OnceLock::new(),
+            registered: Private32::new(0),
             named: Some(named),
         }
         .take_part(description.as_fd())?;
