@@ -74,7 +74,9 @@
 //!    others of the batch; one store of the progress word commits it.
 //! 6. The state becomes DONE, and who waits is woken.
 //! 7. `pool/future.rs`, `pool/desk.rs`: the result is copied out and decoded, the slot is free again.
-//! 8. If the worker dies between 4 and 6, the supervisor reads state and progress: what is committed stays, the item at
+//! 8. If a handle is of a segment that the worker does not have, it asks the supervisor for it, and joins it
+//!    (`pool/guests.rs`).
+//! 9. If the worker dies between 4 and 6, the supervisor reads state and progress: what is committed stays, the item at
 //!    fault fails, the rest of the batch is queued again, another worker is started.
 //!
 //! # How a worker comes to be

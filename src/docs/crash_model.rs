@@ -69,6 +69,9 @@
 //! | the worker, after the pin, before the result counts | a pin for its parent | the parent, when it settles the item |
 //! | the parent, with results undelivered | pins whose guardian is dead | who clears the slot |
 //!
+//! The same in each segment whose handles travel. A worker joins such a segment when it meets the first handle, and leaves
+//! it when its parent has left.
+//!
 //! # Taking part in a segment
 //!
 //! | killed | what is left | who repairs |

@@ -37,7 +37,8 @@ use crate::{
 use serde::de::DeserializeOwned;
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ptr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -62,8 +63,29 @@ pub(crate) struct Job {
     /// 1 when `outcome` is final. Release after it was written; Acquire before it is read without the desk.
     resolved: Private32,
     outcome: Mutex<Outcome>,
-    /// Who unpins what was never decoded; `None` if the job never reached a slot.
-    segment: Option<Arc<Segment>>,
+    /// Where results may have pinned something; `None` if the job never reached a slot.
+    segments: Option<Arc<Segments>>,
+}
+
+/// The pool's own segment, and those of others that its workers have asked for: in all of these a worker may pin for us.
+#[derive(Debug)]
+struct Segments {
+    own: Arc<Segment>,
+    /// Not kept: each handle keeps its segment.
+    lent: Mutex<Vec<Weak<Segment>>>,
+}
+
+impl Segments {
+    fn lend(&self, segment: &Arc<Segment>) {
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        lent.retain(|known| known.strong_count() > 0 && !ptr::eq(known.as_ptr(), Arc::as_ptr(segment)));
+        lent.push(Arc::downgrade(segment));
+    }
+
+    fn all(&self) -> Vec<Arc<Segment>> {
+        let lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        [Arc::clone(&self.own)].into_iter().chain(lent.iter().filter_map(Weak::upgrade)).collect()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -113,7 +135,7 @@ impl Results {
         let _unpin = record.is_pinned().then_some(Unpin(job, record)); // decoded handles hold by themselves
         match record.tag {
             Tag::Value => {
-                let (decoded, failure) = handle::decode(Segment::by_id, || wire::decode(record.body));
+                let (decoded, failure) = handle::decode(handle::here, || wire::decode(record.body));
                 decoded.map_err(|e| codec(e, failure))
             }
             Tag::Error => Err(wire::decode(record.body).unwrap_or_else(|_| lost_result())),
@@ -144,7 +166,7 @@ impl Job {
                 results: Results { end: Some(e), ..Results::default() },
                 ..Outcome::default()
             }),
-            segment: None,
+            segments: None,
         })
     }
 
@@ -180,18 +202,27 @@ impl Job {
 
     /// What a result has pinned.
     fn unpin_chain(&self, item: u32, pins: Pins) {
+        let Some(segments) = &self.segments else { return };
+        let other; // dropped here: its last handle may have gone
+        let segment = match pins.segment == segments.own.id() {
+            true => &segments.own,
+            false => {
+                other = Segment::by_id(pins.segment);
+                // Gone here, so our pins there are a dead guardian's: who takes part clears them.
+                let Some(other) = &other else { return };
+                other
+            }
+        };
         // An error means that this is a forked child, whose pins these are not.
-        if let Some(segment) = self.segment.as_ref().filter(|segment| segment.id() == pins.segment)
-            && segment.unpin_chain(pins.chain, pin_tag(self.serial, item)) == Ok(false)
-        {
+        if segment.unpin_chain(pins.chain, pin_tag(self.serial, item)) == Ok(false) {
             self.unpin(item);
         }
     }
 
     /// All that one item has pinned, if nothing tells where that is.
     fn unpin(&self, item: u32) {
-        if let Some(segment) = &self.segment {
-            let wanted = pin_tag(self.serial, item);
+        let wanted = pin_tag(self.serial, item);
+        for segment in self.segments.iter().flat_map(|segments| segments.all()) {
             // An error means that this is a forked child, whose pins these are not.
             let _ = segment.unpin(|_, tag| tag == wanted);
         }
@@ -244,7 +275,7 @@ impl Drop for Unpin<'_> {
 /// The process that made the pool.
 #[derive(Debug)]
 pub(crate) struct Parent {
-    segment: Arc<Segment>,
+    segments: Arc<Segments>,
     object: Arc<Object>,
     shape: Shape,
     me: Owner,
@@ -282,7 +313,7 @@ impl Parent {
                 object.w64()[MAGIC_AT].store(MAGIC, Release); // workers look with Acquire
             })?;
         Ok(Self {
-            segment,
+            segments: Arc::new(Segments { own: segment, lent: Mutex::new(Vec::new()) }),
             object,
             shape,
             me,
@@ -305,7 +336,11 @@ impl Parent {
     }
 
     pub(crate) fn segment(&self) -> &Arc<Segment> {
-        &self.segment
+        &self.segments.own
+    }
+    /// A worker is given this one, too.
+    pub(crate) fn lend(&self, segment: &Arc<Segment>) {
+        self.segments.lend(segment);
     }
     pub(crate) fn object(&self) -> &Arc<Object> {
         &self.object
@@ -328,7 +363,7 @@ impl Parent {
 
     /// Not in a forked child.
     pub(crate) fn is_ours(&self) -> bool {
-        self.segment.me_now() == Some(self.me)
+        self.segment().me_now() == Some(self.me)
     }
 
     pub(crate) fn ring(&self) -> Ring<'_> {
@@ -357,7 +392,7 @@ impl Parent {
         if argument.len() > wire::INLINE_BYTES {
             let words = argument.len().div_ceil(8);
             let buffer = self
-                .segment
+                .segment()
                 .create(Kind::Buffer, Stamp::NONE, 0, words, |buffer| store_bytes(buffer.w64(), argument))
                 .map_err(PoolError::from)?;
             place = Some(buffer.place());
@@ -391,7 +426,7 @@ impl Parent {
                         key: wire::result_key(self.key, serial),
                         resolved: Private32::new(0),
                         outcome: Mutex::new(Outcome { kept, ..Outcome::default() }),
-                        segment: Some(Arc::clone(&self.segment)),
+                        segments: Some(Arc::clone(&self.segments)),
                     });
                     desk.laps[slot] = lap;
                     desk.jobs[slot] = Some(Arc::clone(&job));
@@ -456,7 +491,7 @@ impl Parent {
         if progress.area == INLINE_AREA {
             copy(task.result_area());
         } else if let Some(place) = task.result_place(progress.area)
-            && let Ok(buffer) = self.segment.open(place, Kind::Buffer, (Stamp::NONE, "bytes"))
+            && let Ok(buffer) = self.segment().open(place, Kind::Buffer, (Stamp::NONE, "bytes"))
         {
             copy(buffer.w64());
         }
@@ -468,7 +503,7 @@ impl Parent {
             job.unpin(BUFFERS);
         } else if [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
             let chain = PinChain(task.get(Field::BufferPins) as u32);
-            job.unpin_chain(BUFFERS, Pins { segment: self.segment.id(), chain });
+            job.unpin_chain(BUFFERS, Pins { segment: self.segment().id(), chain });
         }
         outcome.results.bytes = bytes;
     }
@@ -648,7 +683,9 @@ impl Parent {
 
     /// Clears what dead processes left.
     pub(crate) fn forget_dead(&self) {
-        // An error means that the descriptors were closed under us: the next one who allocates tries again.
-        let _ = self.segment.forget_dead();
+        for segment in self.segments.all() {
+            // An error means that the descriptors were closed under us: the next one who allocates tries again.
+            let _ = segment.forget_dead();
+        }
     }
 }

@@ -13,6 +13,7 @@
 //! | `slot` | the protocol over bare words: claim, finish, sleep, wake | words and futexes only; model checked |
 //! | `wire` | layout of tasks, batches, messages; parsing of what others wrote | `slot` |
 //! | `trampoline` | code from an offset, a worker from a program: the only unsafe file | `wire`, `worker` |
+//! | `guests` | segments besides the pool's own, in a worker | `wire` |
 //! | `worker` | the life of a worker process | all above |
 //! | `desk` | the parent's side of the slots, and private records of tasks | all above |
 //! | `supervisor` | starts, hears and replaces workers; settles what the dead left | all above |
@@ -36,6 +37,8 @@ mod desk;
 mod face;
 #[cfg(not(loom))]
 mod future;
+#[cfg(not(loom))]
+mod guests;
 #[cfg(not(loom))]
 mod supervisor;
 #[cfg(not(loom))]

@@ -29,7 +29,7 @@
 
 use super::{
     desk::Parent,
-    wire::{self, Hello, MAGIC, MAX_MESSAGE, Welcome},
+    wire::{self, Answer, Hello, MAGIC, MAX_MESSAGE, Welcome},
     worker::{self, EXIT_DAMAGED, EXIT_LEFT, MARKER, Marker},
 };
 use crate::{
@@ -38,7 +38,7 @@ use crate::{
         channel, image,
         process::{self, Child, Exit, Signal},
     },
-    segment::owner::Owner,
+    segment::{Segment, owner::Owner},
     sync::word,
 };
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -172,6 +172,8 @@ struct Worker {
     /// It had become another program.
     replaced: bool,
     refused: Option<(String, bool)>,
+    /// Segments that it asked for.
+    needs: Vec<u128>,
     /// Killed because it did not become a worker in time.
     expired: bool,
 }
@@ -303,6 +305,7 @@ impl Supervisor {
             gone: None,
             replaced: false,
             refused: None,
+            needs: Vec::new(),
             expired: false,
         };
         if self.welcome(index, worker.channel.as_fd()).is_err() {
@@ -440,11 +443,30 @@ impl Supervisor {
                     worker.since = now;
                     self.note(index);
                 }
+                self.answer(index);
             } else if let Err(e) = self.ended(index, starting)? {
                 return Ok(Err(e));
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Gives a worker the segments that it asked for. One that hears nothing asks again.
+    fn answer(&mut self, index: usize) {
+        let Seat::Taken(worker) = &mut self.seats[index] else { return };
+        for id in std::mem::take(&mut worker.needs) {
+            let segment = Segment::by_id(id);
+            let open = segment.as_ref().and_then(|s| Some((s.me().ok()?, s.descriptor().ok()?)));
+            if let Some(segment) = segment.as_ref().filter(|_| open.is_some()) {
+                self.parent.lend(segment); // before it can pin
+            }
+            let answer = Answer { segment: id, parent: open.map_or(0, |(me, _)| me.bits()) };
+            let mut bytes = Vec::new();
+            if wire::encode(&answer, &mut bytes).is_ok() {
+                let fds: Vec<_> = open.iter().map(|(_, fd)| *fd).collect();
+                let _ = channel::send(worker.channel.as_fd(), &bytes, &fds);
+            }
+        }
     }
 
     /// Keeps what others want to know of a worker.
@@ -567,6 +589,7 @@ impl Worker {
                 Ok(channel::Received::Message { len, .. }) => match wire::decode(&buffer[..len]) {
                     Ok(Hello::Here) => self.here = true,
                     Ok(Hello::Ready(owner)) => self.owner = Owner::from_bits(owner),
+                    Ok(Hello::Need(segment)) => self.needs.push(segment),
                     Ok(Hello::Refused { why, other_build }) => self.refused = Some((why, other_build)),
                     // Not one of ours.
                     Err(_) => self.silent = self.silent.or(Some(now)),

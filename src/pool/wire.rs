@@ -519,6 +519,8 @@ pub(crate) enum Hello {
     Here,
     /// Attached to the segment under this owner id, and ready.
     Ready(u32),
+    /// A handle in its task, or in a result, is of the segment with this id: the parent's [`Answer`] is awaited.
+    Need(u128),
     /// It is another build, or could not attach.
     Refused {
         /// In words.
@@ -526,6 +528,14 @@ pub(crate) enum Hello {
         /// It is another build.
         other_build: bool,
     },
+}
+
+/// What the parent says to [`Hello::Need`]; the segment's descriptor travels with it, if there is one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) segment: u128,
+    /// As whom the parent takes part in it; 0 if it does not.
+    pub(crate) parent: u32,
 }
 
 /// Bytes that a message may have at most.

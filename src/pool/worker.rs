@@ -20,6 +20,7 @@
 //! panic). The hook that was there before is called as well.
 
 use super::{
+    guests::Guests,
     slot::{Look, Progress, Ring, Shape, spins_after},
     trampoline::{self, overwritten},
     wire::{
@@ -119,6 +120,11 @@ struct Worker {
     /// The parent, for whom results are pinned.
     guardian: Owner,
     parent_pid: u32,
+    /// To the parent.
+    channel: process::Kept,
+    /// What the channel is, in case that its number becomes another's.
+    socket: memory::FileId,
+    guests: Guests,
 }
 
 static WORKER: OnceLock<Worker> = OnceLock::new();
@@ -146,22 +152,21 @@ pub(crate) fn run(channel: OwnedFd, marker: Marker) -> ! {
         Err(_) => std::process::exit(EXIT_REFUSED), // no descriptor: not started by a pool
     };
     say(&channel, &Hello::Here);
-    match attach(&channel, &marker) {
-        Ok((worker, me)) => {
+    match attach(channel, &marker) {
+        Ok(worker) => {
             let worker = WORKER.get_or_init(|| worker);
             install_hook();
-            if let Err(e) = watch(&channel) {
-                refuse(&channel, e, false);
+            if let Err(e) = watch(worker) {
+                refuse(&worker.channel, e, false);
             }
-            say(&channel, &Hello::Ready(me.bits()));
-            drop(channel); // the watcher has the other copy
+            say(&worker.channel, &Hello::Ready(worker.me.bits()));
             worker.work()
         }
-        Err((why, other_build)) => refuse(&channel, why, other_build),
+        Err((channel, (why, other_build))) => refuse(&channel, why, other_build),
     }
 }
 
-fn say(channel: &OwnedFd, hello: &Hello) {
+fn say(channel: &impl AsFd, hello: &Hello) {
     let mut bytes = Vec::new();
     // A parent that cannot be spoken to is gone or going, which the watchers notice.
     if wire::encode(hello, &mut bytes).is_ok() {
@@ -169,7 +174,7 @@ fn say(channel: &OwnedFd, hello: &Hello) {
     }
 }
 
-fn refuse(channel: &OwnedFd, mut why: String, other_build: bool) -> ! {
+fn refuse(channel: &impl AsFd, mut why: String, other_build: bool) -> ! {
     while why.len() > MAX_MESSAGE / 2 {
         why.pop();
     }
@@ -177,7 +182,46 @@ fn refuse(channel: &OwnedFd, mut why: String, other_build: bool) -> ! {
     std::process::exit(EXIT_REFUSED)
 }
 
-fn attach(channel: &OwnedFd, marker: &Marker) -> Result<(Worker, Owner), (String, bool)> {
+/// In words, and whether it is another build.
+type Refusal = (String, bool);
+
+fn attach(channel: OwnedFd, marker: &Marker) -> Result<Worker, (OwnedFd, Refusal)> {
+    let (_, socket) = match memory::stat(channel.as_fd()) {
+        Ok(found) => found,
+        Err(e) => return Err((channel, (e.to_string(), false))),
+    };
+    match enter(&channel) {
+        Ok(part) => {
+            let Part { segment, object, welcome, me, guardian } = part;
+            Ok(Worker {
+                shape: welcome.shape(),
+                index: welcome.index,
+                key: welcome.key,
+                spins: welcome.spins,
+                segment,
+                object,
+                me,
+                guardian,
+                parent_pid: marker.parent,
+                channel: channel.into(),
+                socket,
+                guests: Guests::default(),
+            })
+        }
+        Err(refusal) => Err((channel, refusal)),
+    }
+}
+
+/// What the welcome says and leads to.
+struct Part {
+    segment: Arc<Segment>,
+    object: Arc<Object>,
+    welcome: Welcome,
+    me: Owner,
+    guardian: Owner,
+}
+
+fn enter(channel: &OwnedFd) -> Result<Part, Refusal> {
     let error = |e: &dyn std::fmt::Display| (e.to_string(), false);
     let mut buffer = [0; MAX_MESSAGE];
     let (len, mut fds) = match channel::receive(channel.as_fd(), &mut buffer, 1, None) {
@@ -203,43 +247,28 @@ fn attach(channel: &OwnedFd, marker: &Marker) -> Result<(Worker, Owner), (String
     let guardian = Owner::from_bits(welcome.parent).filter(|_| sound);
     let guardian = guardian.ok_or_else(|| error(&overwritten()))?;
     let me = segment.me().map_err(|e| error(&e))?;
-    let worker = Worker {
-        segment,
-        object,
-        shape,
-        index: welcome.index,
-        key: welcome.key,
-        spins: welcome.spins,
-        me,
-        guardian,
-        parent_pid: marker.parent,
-    };
-    Ok((worker, me))
+    Ok(Part { segment, object, welcome, me, guardian })
 }
 
-/// Leaves with the parent, also in the middle of a task.
-fn watch(channel: &OwnedFd) -> Result<(), String> {
-    let channel = process::Kept::from(channel.try_clone().map_err(|e| e.to_string())?);
-    let (_, file) = memory::stat(channel.as_fd()).map_err(|e| e.to_string())?;
+/// Leaves with the parent, also in the middle of a task; hears its answers; and drops guests that have gone at home.
+fn watch(worker: &'static Worker) -> Result<(), String> {
     let body = move || {
         let mut buffer = [0; MAX_MESSAGE];
         loop {
-            // A task may close what is not its own, and the number may be its own file's by now. Then the task goes on,
-            // and its worker leaves after it.
-            let ours = matches!(memory::stat(channel.as_fd()), Ok((_, now)) if now == file);
-            let heard = match ours {
-                true => channel::receive(channel.as_fd(), &mut buffer, 1, Some(LOOK_AGAIN)).ok(),
+            let heard = match worker.has_channel() {
+                true => channel::receive(worker.channel.as_fd(), &mut buffer, 1, Some(LOOK_AGAIN)).ok(),
                 false => {
                     std::thread::park_timeout(LOOK_AGAIN);
                     None
                 }
             };
             match heard {
-                Some(channel::Received::Message { .. }) => {}
+                Some(channel::Received::Message { len, fds }) => worker.guests.hear(&buffer[..len], fds),
                 Some(channel::Received::Nothing) | None if !orphaned() => {}
-                _ if WORKER.get().is_some_and(Worker::is_closed) => return, // leaves by itself
+                _ if worker.is_closed() => return, // leaves by itself
                 _ => process::kill_self(),
             }
+            worker.guests.forget();
         }
     };
     std::thread::Builder::new()
@@ -317,6 +346,23 @@ const KEEP_BYTES: usize = 1 << 20;
 impl Worker {
     fn ring(&self) -> Ring<'_> {
         Ring::new(self.object.w32(), self.object.w64(), self.shape).expect("checked in the handshake")
+    }
+
+    /// A task may close what is not its own, and the number may be its own file's by now.
+    fn has_channel(&self) -> bool {
+        matches!(memory::stat(self.channel.as_fd()), Ok((_, now)) if now == self.socket)
+    }
+
+    /// Asks the parent for a segment, and joins it. The watcher hears the answer.
+    #[cold]
+    fn ask(&self, id: u128) -> Result<Arc<Segment>, HandleError> {
+        self.guests.get(id, || {
+            if !self.has_channel() {
+                return Err(CreateError::DescriptorsLost.into());
+            }
+            say(&self.channel, &Hello::Need(id));
+            Ok(())
+        })
     }
 
     fn is_closed(&self) -> bool {
@@ -567,7 +613,7 @@ impl Call<'_> {
 
     /// Its argument.
     pub(crate) fn argument<A: DeserializeOwned>(&self) -> Result<A, TaskError> {
-        let (decoded, failure) = handle::decode(Segment::by_id, || wire::decode(self.body));
+        let (decoded, failure) = handle::decode(find, || wire::decode(self.body));
         decoded.map_err(|e| codec(e, failure))
     }
 
@@ -593,8 +639,24 @@ impl Call<'_> {
 
 /// As whom our parent takes part in a segment: for it we pin what is in results.
 fn guardian_in(segment: &Segment) -> Result<Owner, HandleError> {
-    let worker = WORKER.get().filter(|worker| worker.segment.id() == segment.id());
-    worker.map(|worker| worker.guardian).ok_or(HandleError::UnknownSegment)
+    let worker = this_worker().ok_or(HandleError::OutsidePool)?;
+    if segment.id() == worker.segment.id() {
+        return Ok(worker.guardian);
+    }
+    worker.guests.guardian_in(segment, || worker.ask(segment.id()))
+}
+
+/// A segment that a handle in an argument names. The parent has it, since it has the handle.
+fn find(id: u128) -> Result<Arc<Segment>, HandleError> {
+    if let Some(segment) = Segment::by_id(id) {
+        return Ok(segment);
+    }
+    this_worker().ok_or(HandleError::UnknownSegment)?.ask(id)
+}
+
+/// Not in a child that a task forked.
+fn this_worker() -> Option<&'static Worker> {
+    WORKER.get().filter(|worker| worker.segment.me_now() == Some(worker.me))
 }
 
 /// The error of serde's work, with its typed cause if a handle was that.

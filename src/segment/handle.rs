@@ -26,7 +26,12 @@ use std::{
 /// As whom the receiver of a result takes part in a segment.
 pub(crate) type Guardian = fn(&Segment) -> Result<Owner, HandleError>;
 /// How to get a segment by its id.
-pub(crate) type Find = fn(u128) -> Option<Arc<Segment>>;
+pub(crate) type Find = fn(u128) -> Result<Arc<Segment>, HandleError>;
+
+/// A segment that this process has.
+pub(crate) fn here(id: u128) -> Result<Arc<Segment>, HandleError> {
+    Segment::by_id(id).ok_or(HandleError::UnknownSegment)
+}
 
 /// The pins that one result has in one segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,6 +182,6 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     let Scope::Decode(find) = SCOPE.get() else { return Err(fail(HandleError::OutsidePool)) };
     let name = Name::deserialize(deserializer)?;
     let id = u128::from(name.segment.0) | u128::from(name.segment.1) << 64;
-    let segment = find(id).ok_or(HandleError::UnknownSegment).map_err(fail)?;
+    let segment = find(id).map_err(fail)?;
     segment.open(Place { at: name.at, generation: name.generation }, kind, expected).map_err(fail)
 }

@@ -13,7 +13,7 @@ fn encoded<T: Serialize>(value: &T) -> (Vec<u8>, Vec<Arc<Object>>) {
 }
 
 fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, HandleError> {
-    let (value, failure) = handle::decode(Segment::by_id, || postcard::from_bytes(bytes));
+    let (value, failure) = handle::decode(handle::here, || postcard::from_bytes(bytes));
     value.map_err(|_| failure.unwrap_or(HandleError::Malformed))
 }
 

@@ -1,5 +1,7 @@
 //! The room as a whole: real workers, which are this test program started again.
 
+mod segments;
+
 use super::*;
 use crate::Plain;
 use crate::{

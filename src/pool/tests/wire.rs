@@ -83,6 +83,7 @@ proptest! {
     fn arbitrary_messages_decode_or_fail(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
         let _ = decode::<Welcome>(&bytes);
         let _ = decode::<Hello>(&bytes);
+        let _ = decode::<Answer>(&bytes);
         let _ = decode::<crate::error::TaskError>(&bytes);
     }
 
