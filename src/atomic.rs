@@ -229,6 +229,10 @@ pub enum Rule {
     CommitIsOneStore,
     /// A waiter asks whether the lock's holder lives.
     AskBeforeWaiting,
+    /// What moves in a map is copied, the copy made to count, and only then cleared.
+    CopyBeforeClearing,
+    /// Who inherits a map's lock recovers before it changes anything.
+    RecoverFirst,
     /// What a dead process left is cleared.
     SweepTheDead,
     /// Who clears a block that was on its way asks whether an object names it.

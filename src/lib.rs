@@ -44,6 +44,8 @@ mod atomic;
 #[cfg(not(loom))]
 mod codec;
 mod error;
+#[cfg_attr(not(loom), allow(dead_code, reason = "the typed face comes on top"))]
+mod map;
 #[cfg(not(loom))]
 mod number;
 mod os;

@@ -37,6 +37,13 @@ impl Bytes {
         unsafe { self.at(offset, 8, 8).cast().as_ref() }
     }
 
+    /// Eight 64-bit words from `offset`.
+    #[inline]
+    pub(crate) fn line64(&self, offset: u64) -> &[Word64; 8] {
+        // SAFETY: in bounds and aligned, by `at`; mapped as long as `self`; any bytes are valid atomics.
+        unsafe { self.at(offset, 64, 8).cast().as_ref() }
+    }
+
     /// `len` 64-bit words from `offset`.
     #[inline]
     pub(crate) fn words64(&self, offset: u64, len: usize) -> &[Word64] {

@@ -47,7 +47,7 @@ mod tests;
 pub(crate) use self::{
     attached::Segment,
     keep::{PinChain, Place},
-    object::Object,
+    object::{Holder, Object},
     record::{Kind, Stamp},
 };
 #[cfg(not(loom))]

@@ -172,6 +172,12 @@ impl Object {
         unsafe { self.w64.as_ref() }
     }
 
+    /// For how many parts it has room.
+    #[allow(dead_code, reason = "for objects with parts")]
+    pub(crate) fn parts(&self) -> usize {
+        self.table.len()
+    }
+
     /// The table of its parts.
     #[inline(always)]
     pub(super) fn table(&self) -> &[Word64] {

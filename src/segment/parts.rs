@@ -280,13 +280,24 @@ impl Object {
         Some(self.segment().part_words(word))
     }
 
-    /// As [`Self::part`], of a part that is never detached: without a look at the table once it is known.
+    /// Line `line` of a part that is never detached: without a look at the table once it is known.
     #[inline(always)]
-    pub(crate) fn lasting_part(&self, index: usize) -> Option<&[Word64]> {
-        match self.known().get(index)?.load(Relaxed) {
-            0 => self.part(index),
-            word => Some(self.segment().part_words(word)),
+    pub(crate) fn lasting_line(&self, index: usize, line: u64) -> Option<&[Word64; 8]> {
+        let word = match self.known().get(index)?.load(Relaxed) {
+            0 => self.first_look(index)?,
+            word => word,
+        };
+        if line >= word & LENGTH {
+            return None;
         }
+        let at = Part::decode(word).at + self.segment().geometry().record_bytes();
+        Some(self.segment().bytes().line64(at + line * LINE))
+    }
+
+    #[cold]
+    fn first_look(&self, index: usize) -> Option<u64> {
+        self.part(index)?;
+        Some(self.known()[index].load(Relaxed)).filter(|&word| word != 0)
     }
 
     #[cold]

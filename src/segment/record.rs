@@ -45,6 +45,8 @@ pub(crate) enum Kind {
     PoolRing = 5,
     /// Bytes of a large argument or result.
     Buffer = 6,
+    /// `SharedMap`.
+    Map = 10,
 }
 
 impl Kind {
@@ -57,6 +59,7 @@ impl Kind {
             4 => "a SharedValue with raw_sync's lock",
             5 => "a pool",
             6 => "a buffer",
+            10 => "a SharedMap",
             _ => "no object that we know",
         }
     }
