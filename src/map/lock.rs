@@ -1,0 +1,190 @@
+//! The locks of a map: one per shard, which only the map's own code holds, and the key locks, which users hold.
+//!
+//! They are lock words (`sync/word.rs`). Which thread of this process holds one is in a private record per lock, shared by
+//! all handles of the process. An inherited shard lock keeps its mark until recovery is through, so a killed recovery is
+//! begun again by the next heir. An inherited key lock protects nothing of the map's: it is repaired at once, and its
+//! guard says whose it was.
+
+use super::shape::{LOCK_STRIDE, Layout, STRIPES};
+use crate::{
+    LockError,
+    atomic::{self, Rule, Word32},
+    os::liveness::DescriptorsLost,
+    segment::{Holder, Object, owner::Owner},
+    sync::word::{self, Acquired, Holder as Thread, Peers, Refused},
+};
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+
+/// Who of this process holds which lock of the map.
+struct Holders(Box<[Holder]>);
+
+fn holder(object: &Object, layout: Layout, lock: usize) -> &Holder {
+    let make = || Holders((0..layout.shards() + STRIPES).map(|_| Holder::default()).collect());
+    &object.local(make).0[lock]
+}
+
+/// Lock `lock`: first those of the shards, then the key locks.
+fn word_of(object: &Object, layout: Layout, lock: usize) -> &Word32 {
+    let shards = layout.shards();
+    &object.w32()[if lock < shards { lock * LOCK_STRIDE } else { shards * LOCK_STRIDE + lock - shards }]
+}
+
+struct Around<'a> {
+    object: &'a Object,
+    holder: &'a Holder,
+    me: Owner,
+}
+
+impl Peers for Around<'_> {
+    type Lost = DescriptorsLost;
+
+    fn is_alive(&self, owner: Owner) -> Result<bool, DescriptorsLost> {
+        if atomic::broken(Rule::AskBeforeWaiting) {
+            return Ok(true);
+        }
+        self.object.segment().is_alive(owner)
+    }
+
+    fn holder(&self) -> Thread {
+        if self.holder.is_me(self.me) {
+            Thread::ThisThread
+        } else if self.holder.is_set(self.me) {
+            Thread::OtherThread
+        } else {
+            Thread::Nobody
+        }
+    }
+
+    fn sleeping(&self, word: &Word32, expected: Owner, sleep: impl FnOnce()) {
+        let segment = self.object.segment();
+        let note = segment.note_wait(word, expected);
+        sleep();
+        if let Some(note) = note {
+            segment.forget_wait(note);
+        }
+    }
+}
+
+/// A lock of the map that this thread holds. Unlocked by [`Self::release`]; not on drop.
+#[must_use = "the lock stays taken until it is released"]
+pub(super) struct Locked<'a> {
+    word: &'a Word32,
+    holder: &'a Holder,
+    me: Owner,
+    /// Its last owner died holding it: 0 if it is not known which.
+    pub(super) inherited: Option<u32>,
+}
+
+impl<'a> Locked<'a> {
+    #[inline]
+    pub(super) fn take(
+        object: &'a Object,
+        layout: Layout,
+        lock: usize,
+        timeout: Option<Duration>,
+    ) -> Result<Self, LockError> {
+        let (word, holder) = (word_of(object, layout, lock), holder(object, layout, lock));
+        if let Some(me) = object.holder_now()
+            && word::lock_free(word, me).is_ok()
+        {
+            holder.set(me);
+            return Ok(Self { word, holder, me, inherited: None });
+        }
+        Self::wait_for(object, word, holder, timeout)
+    }
+
+    #[cold]
+    fn wait_for(
+        object: &'a Object,
+        word: &'a Word32,
+        holder: &'a Holder,
+        timeout: Option<Duration>,
+    ) -> Result<Self, LockError> {
+        let me = object.segment().me()?;
+        if object.is_lost() {
+            return Err(LockError::Gone);
+        }
+        let pid = |owner: Option<Owner>| owner.and_then(|owner| object.segment().pid_of(owner));
+        let inherited = match word::lock(word, me, &Around { object, holder, me }, timeout) {
+            Ok(Acquired::Clean) => None,
+            Ok(Acquired::Inherited { dead }) => Some(pid(dead).unwrap_or(0)),
+            Err(Refused::Deadlock) => return Err(LockError::Deadlock),
+            Err(Refused::Timeout { owner }) => return Err(LockError::Timeout { owner: pid(owner) }),
+            Err(Refused::Corrupt) => return Err(LockError::Damaged),
+            Err(Refused::Lost(DescriptorsLost)) => return Err(LockError::DescriptorsLost),
+        };
+        holder.set(me);
+        Ok(Self { word, holder, me, inherited })
+    }
+
+    /// What it protects is whole again.
+    pub(super) fn repair(&self) -> Result<(), LockError> {
+        word::repair(self.word, self.me).map_err(|word::Corrupt| LockError::Damaged)
+    }
+
+    #[inline]
+    pub(super) fn release(self) {
+        self.holder.clear();
+        // If the word was overwritten under us it stays as it is, and the next who locks is told.
+        let _ = word::unlock(self.word, self.me);
+    }
+}
+
+/// A key's lock, held by this thread. Unlocked on drop.
+#[must_use = "the lock is released when the guard drops"]
+pub(crate) struct KeyLock {
+    object: Arc<Object>,
+    layout: Layout,
+    lock: usize,
+    me: Owner,
+    inherited: Option<u32>,
+    /// A lock is held by a thread.
+    not_send: PhantomData<*const ()>,
+}
+
+impl KeyLock {
+    pub(super) fn take(
+        object: &Arc<Object>,
+        layout: Layout,
+        stripe: usize,
+        timeout: Option<Duration>,
+    ) -> Result<Self, LockError> {
+        let lock = layout.shards() + stripe % STRIPES;
+        let locked = Locked::take(object, layout, lock, timeout)?;
+        if locked.inherited.is_some()
+            && let Err(e) = locked.repair()
+        {
+            locked.release();
+            return Err(e);
+        }
+        let (me, inherited) = (locked.me, locked.inherited);
+        Ok(Self { object: Arc::clone(object), layout, lock, me, inherited, not_send: PhantomData })
+    }
+
+    /// The process that died holding this lock before us, if one did; 0 if it is not known which.
+    pub(crate) fn inherited(&self) -> Option<u32> {
+        self.inherited
+    }
+}
+
+impl Drop for KeyLock {
+    fn drop(&mut self) {
+        // A forked child has its parent's guard, and not its lock.
+        if self.object.me_now() == Some(self.me) {
+            let object: &Object = &self.object;
+            Locked {
+                word: word_of(object, self.layout, self.lock),
+                holder: holder(object, self.layout, self.lock),
+                me: self.me,
+                inherited: None,
+            }
+            .release();
+        }
+    }
+}
+
+impl fmt::Debug for KeyLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyLock").field("lock", &self.lock).finish()
+    }
+}

@@ -1,0 +1,420 @@
+//! Reading without a lock: nothing is written, nobody is waited for.
+//!
+//! # Why what is found is right
+//!
+//! *A hit out of line.* (1) slot (Acquire), (2) generation of its block (Acquire), (3) lengths, hash, key, value
+//! (Relaxed), (4) fence Acquire, (5) slot again, (6) generation again, **in this order**. Blocks are written while their
+//! generation is odd, and it is made odd after the slot has left them. So (6) says that the copy is of one life of the
+//! block, and (5) that the slot named the block during that life: that it was committed. The other order would believe a
+//! writer that died before its commit, when the heir uses its block for the same slot again.
+//!
+//! *A hit inline.* (1) THERE (Acquire), (2) keys and value (Relaxed), (3) fence Acquire, (4) THERE again. A pair is
+//! written while its bit is not there, and each change of a bit changes the version.
+//!
+//! *A miss.* Entries move: to the bucket that a split adds, and towards the front of their chain. Both copy first, then
+//! change a version (the number of buckets; that of the first bucket's NEXT), and then clear. So after a chain without
+//! the key: fence Acquire, and both again. An overflow bucket that was taken away under us changed the version, too.
+//!
+//! *A slot whose block is of another key* is passed only if (5) and (6) hold: a block that was used again under us says
+//! nothing about the entry, which has got another block.
+//!
+//! | access | order | pairs with |
+//! |---|---|---|
+//! | number of buckets, NEXT, THERE, slot, generation: first look | Acquire | the Release of who committed |
+//! | all else | Relaxed | ordered by those, and by the fence |
+//! | fence after the copy, before second looks | Acquire | the writer's fence Release between what it changed first and what it writes over |
+//! | second looks | Relaxed | ordered by the fence |
+//!
+//! Each loop is bounded: a chain by [`HOPS`], tries by [`TRIES`], after which the caller asks for the lock once a round.
+//! A place or a bucket that is not there is believed (as [`Fault::Damaged`]) if its word stays what it was.
+
+use super::{
+    mutation::{Mutation, broken, unless},
+    shape::{
+        BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, NEXT, PAIRS, SLOTS, THERE, THERE_BITS, address, slot_place,
+        slot_tag, tag,
+    },
+};
+use crate::{
+    atomic::{
+        Acquire,
+        Relaxed, // see the table
+        Word64,
+        fence,
+    },
+    segment::words::{load_bytes, words_for},
+};
+
+/// Buckets of a chain: far more than any hash makes.
+pub(super) const HOPS: usize = 1 << 12;
+/// Tries between two questions for the lock.
+const TRIES: usize = if cfg!(loom) { 3 } else { 64 };
+
+/// Words of a bucket.
+pub(super) type Bucket<'a> = &'a [Word64; BUCKET];
+
+/// The words of one shard, wherever they lie.
+pub(super) trait Memory {
+    /// The number of its buckets.
+    fn state(&self) -> &Word64;
+    /// One of them.
+    fn bucket(&self, b: u64) -> Option<Bucket<'_>>;
+    /// The overflow bucket that a link (not 0) names.
+    fn overflow(&self, link: u64) -> Option<Bucket<'_>>;
+    /// The words from the beginning of a block to the end of its region.
+    fn block(&self, place: u64) -> Option<&[Word64]>;
+}
+
+/// Why a look gave nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    /// Writers were faster each time.
+    Overtaken,
+    /// The bytes are not what we write.
+    Damaged,
+}
+
+/// What a try came to.
+enum Try<X> {
+    Sure(X),
+    /// Something changed under it.
+    Again,
+    Damaged,
+}
+
+fn until_sure<X>(attempt: impl FnMut() -> Try<X>) -> Result<X, Fault> {
+    let mut attempt = attempt;
+    let mut damaged = 0;
+    for _ in 0..TRIES {
+        match attempt() {
+            Try::Sure(x) => return Ok(x),
+            Try::Again => {}
+            Try::Damaged => damaged += 1,
+        }
+        crate::atomic::spin();
+    }
+    Err(if damaged == TRIES { Fault::Damaged } else { Fault::Overtaken })
+}
+
+/// After a chain without the key: was it the whole chain, and the right one?
+#[inline(always)]
+fn is_miss<M: Memory>(memory: &M, hash: u64, seen: (u64, u64, u64), first: Bucket<'_>) -> bool {
+    let (n, b, next) = seen;
+    if !broken(Mutation::MissWithoutFence) {
+        fence(Acquire);
+    }
+    let now = memory.state().load(Relaxed);
+    let moved = now != n && address(hash, now.max(1)) != b;
+    (!moved || broken(Mutation::MissWithoutState))
+        && (first[NEXT].load(Relaxed) == next || broken(Mutation::MissWithoutVersion))
+}
+
+// ---- inline ----
+
+/// The value of `key`.
+#[inline(always)]
+pub(super) fn get_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Result<Option<u64>, Fault> {
+    match try_inline(memory, hash, key) {
+        Try::Sure(found) => Ok(found),
+        _ => again(memory, hash, key),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn again<M: Memory>(memory: &M, hash: u64, key: u64) -> Result<Option<u64>, Fault> {
+    until_sure(|| try_inline(memory, hash, key))
+}
+
+/// Which pairs of the bucket have this key, as bits. Without a branch per pair: which one it is cannot be foretold, and
+/// a wrong guess would wait for the cache.
+#[inline(always)]
+pub(super) fn pairs_of(bucket: Bucket<'_>, there: u64, key: u64) -> u64 {
+    let mut hits = 0;
+    for (i, word) in bucket[..PAIRS].iter().enumerate() {
+        hits |= u64::from(word.load(Relaxed) == key) << i;
+    }
+    hits & there & THERE_BITS
+}
+
+#[inline(always)]
+fn try_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Try<Option<u64>> {
+    let n = memory.state().load(Acquire);
+    if n == 0 {
+        return Try::Sure(None);
+    }
+    let b = address(hash, n);
+    let Some(first) = memory.bucket(b) else { return Try::Damaged };
+    let first_next = first[NEXT].load(Acquire);
+    let (mut bucket, mut next) = (first, first_next);
+    for _ in 0..HOPS {
+        let there = bucket[THERE].load(Acquire);
+        let hits = pairs_of(bucket, there, key);
+        if hits != 0 {
+            let value = bucket[PAIRS + hits.trailing_zeros() as usize % PAIRS].load(Relaxed);
+            if !broken(Mutation::HitWithoutFence) {
+                fence(Acquire);
+            }
+            return match bucket[THERE].load(Relaxed) == there || broken(Mutation::HitWithoutVersion) {
+                true => Try::Sure(Some(value)),
+                false => Try::Again,
+            };
+        }
+        if next & LINK_BITS == 0 {
+            return match is_miss(memory, hash, (n, b, first_next), first) {
+                true => Try::Sure(None),
+                false => Try::Again,
+            };
+        }
+        let Some(overflow) = memory.overflow(next & LINK_BITS) else { return Try::Damaged };
+        bucket = overflow;
+        next = bucket[NEXT].load(Acquire);
+    }
+    Try::Damaged
+}
+
+// ---- out of line ----
+
+/// Which slots of the bucket have the hash's tag, as bits.
+#[inline(always)]
+pub(super) fn slots_of(bucket: Bucket<'_>, hash: u64) -> u64 {
+    let tag = tag(hash);
+    let mut hits = 0;
+    for (i, word) in bucket[..SLOTS].iter().enumerate() {
+        let word = word.load(Relaxed);
+        hits |= u64::from((slot_tag(word) == tag) & (word != 0)) << i;
+    }
+    hits
+}
+
+/// Does the block say that it is of this key? Its words may change meanwhile.
+#[inline(always)]
+pub(super) fn is_of(block: &[Word64], hash: u64, key: &[u8]) -> bool {
+    if block.len() < BLOCK_HEADER
+        || block[2].load(Relaxed) != hash
+        || block[1].load(Relaxed) as u32 as usize != key.len()
+    {
+        return false;
+    }
+    let Some(words) = block[BLOCK_HEADER..].get(..words_for(key.len())) else { return false };
+    let (whole, tail) = key.as_chunks::<8>();
+    let mut same = words.iter().zip(whole).all(|(word, bytes)| word.load(Relaxed) == u64::from_ne_bytes(*bytes));
+    if !tail.is_empty() {
+        let mut last = [0; 8];
+        last[..tail.len()].copy_from_slice(tail);
+        same &= words[whole.len()].load(Relaxed) == u64::from_ne_bytes(last);
+    }
+    same
+}
+
+/// Key and value of a block, as it says; `None` if that leads out of its region.
+#[inline(always)]
+pub(super) fn contents(block: &[Word64]) -> Option<(usize, usize, &[Word64], &[Word64])> {
+    if block.len() < BLOCK_HEADER {
+        return None;
+    }
+    let lengths = block[1].load(Relaxed);
+    let (key, value) = (lengths as u32 as usize, (lengths >> 32) as usize);
+    let words = &block[BLOCK_HEADER..];
+    let (keys, words) = words.split_at_checked(words_for(key))?;
+    Some((key, value, keys, words.get(..words_for(value))?))
+}
+
+/// What a reader does with a block that is of its key: `None` if the block makes no sense. May be called again.
+pub(super) type Take<'f> = &'f mut dyn FnMut(&[Word64]) -> Option<()>;
+
+/// Appends nothing, replaces: the value of the block into `out`.
+#[inline(always)]
+pub(super) fn copy_value(block: &[Word64], out: &mut Vec<u8>) -> Option<()> {
+    let (_, len, _, words) = contents(block)?;
+    if out.len() != len {
+        out.clear();
+        out.resize(len, 0);
+    }
+    load_bytes(words, out);
+    Some(())
+}
+
+/// Looks at slot `i` of `bucket`, which had the right tag.
+#[inline(always)]
+fn look<M: Memory>(
+    memory: &M,
+    slot: &Word64,
+    hash: u64,
+    accept: impl Fn(&[Word64]) -> bool,
+    mut take: impl FnMut(&[Word64]) -> Option<()>,
+) -> Try<bool> {
+    let word = slot.load(unless(Mutation::RelaxedSlot, Acquire));
+    if word == 0 || slot_tag(word) != tag(hash) {
+        return Try::Again;
+    }
+    let changed = |or_else: Try<bool>| {
+        fence(Acquire);
+        if slot.load(Relaxed) == word { or_else } else { Try::Again }
+    };
+    let Some(block) = memory.block(slot_place(word)) else { return changed(Try::Damaged) };
+    let Some(generation) = block.first() else { return changed(Try::Damaged) };
+    let life = generation.load(Acquire);
+    if life & FREE_BIT != 0 {
+        return changed(Try::Damaged);
+    }
+    let found = accept(block);
+    let taken = !found || take(block).is_some();
+    if !broken(Mutation::HitWithoutFence) {
+        fence(Acquire);
+    }
+    let again = || slot.load(Acquire) == word;
+    let same = || generation.load(Relaxed) == life || broken(Mutation::HitWithoutVersion);
+    let unchanged = match broken(Mutation::GenerationFirst) {
+        false => again() && same(),
+        true => same() && again(),
+    };
+    match (unchanged, taken) {
+        (false, _) => Try::Again,
+        (true, false) => Try::Damaged,
+        (true, true) => Try::Sure(found),
+    }
+}
+
+/// Whether `key` is there; if so, `take` had its block last.
+#[inline(always)]
+pub(super) fn get_block<M: Memory>(
+    memory: &M,
+    hash: u64,
+    key: &[u8],
+    mut take: impl FnMut(&[Word64]) -> Option<()>,
+) -> Result<bool, Fault> {
+    match try_block(memory, hash, key, &mut take) {
+        Try::Sure(found) => Ok(found),
+        _ => until_sure(|| try_block(memory, hash, key, &mut take)),
+    }
+}
+
+#[inline(always)]
+fn try_block<M: Memory>(
+    memory: &M,
+    hash: u64,
+    key: &[u8],
+    take: &mut impl FnMut(&[Word64]) -> Option<()>,
+) -> Try<bool> {
+    let n = memory.state().load(Acquire);
+    if n == 0 {
+        return Try::Sure(false);
+    }
+    let b = address(hash, n);
+    let Some(first) = memory.bucket(b) else { return Try::Damaged };
+    let first_next = first[NEXT].load(Acquire);
+    let (mut bucket, mut next) = (first, first_next);
+    for _ in 0..HOPS {
+        let mut hits = slots_of(bucket, hash);
+        while hits != 0 {
+            let slot = &bucket[hits.trailing_zeros() as usize % SLOTS];
+            match look(memory, slot, hash, |block| is_of(block, hash, key), &mut *take) {
+                Try::Sure(true) => return Try::Sure(true),
+                Try::Sure(false) => hits &= hits - 1,
+                other => return other,
+            }
+        }
+        if next & LINK_BITS == 0 {
+            return match is_miss(memory, hash, (n, b, first_next), first) {
+                true => Try::Sure(false),
+                false => Try::Again,
+            };
+        }
+        let Some(overflow) = memory.overflow(next & LINK_BITS) else { return Try::Damaged };
+        bucket = overflow;
+        next = bucket[NEXT].load(Acquire);
+    }
+    Try::Damaged
+}
+
+// ---- whole chains ----
+
+/// An entry of a chain: its hash can be told from it.
+pub(super) enum Entry<'a> {
+    Pair(u64, u64),
+    Block(&'a [Word64]),
+}
+
+/// All entries of the chain that `hash` leads to, and how many low bits of the hash are theirs. `each` may be called for
+/// entries of a try that is then dropped: `begin` says so.
+pub(super) fn chain<M: Memory>(
+    memory: &M,
+    hash: u64,
+    inline: bool,
+    mut begin: impl FnMut(),
+    mut each: impl FnMut(Entry<'_>) -> Option<()>,
+) -> Result<u32, Fault> {
+    until_sure(|| {
+        begin();
+        let n = memory.state().load(Acquire);
+        if n == 0 {
+            return Try::Sure(0);
+        }
+        let b = address(hash, n);
+        let Some(first) = memory.bucket(b) else { return Try::Damaged };
+        let first_next = first[NEXT].load(Acquire);
+        let (mut bucket, mut next) = (first, first_next);
+        for _ in 0..HOPS {
+            let seen = match inline {
+                true => pairs(bucket, &mut each),
+                false => blocks(memory, bucket, &mut each),
+            };
+            match seen {
+                Try::Sure(()) => {}
+                Try::Again => return Try::Again,
+                Try::Damaged => return Try::Damaged,
+            }
+            if next & LINK_BITS == 0 {
+                let bits = super::shape::width(b, n);
+                let same = is_miss(memory, hash, (n, b, first_next), first);
+                // A split of this very bucket leaves some entries here: with other bits.
+                let now = memory.state().load(Relaxed);
+                return match same && (now == n || super::shape::width(b, now.max(1)) == bits) {
+                    true => Try::Sure(bits),
+                    false => Try::Again,
+                };
+            }
+            let Some(overflow) = memory.overflow(next & LINK_BITS) else { return Try::Damaged };
+            bucket = overflow;
+            next = bucket[NEXT].load(Acquire);
+        }
+        Try::Damaged
+    })
+}
+
+fn pairs(bucket: Bucket<'_>, each: &mut impl FnMut(Entry<'_>) -> Option<()>) -> Try<()> {
+    let there = bucket[THERE].load(Acquire);
+    let pairs: [_; PAIRS] =
+        std::array::from_fn(|i| (bucket[i].load(Relaxed), bucket[PAIRS + i].load(Relaxed)));
+    fence(Acquire);
+    if bucket[THERE].load(Relaxed) != there {
+        return Try::Again;
+    }
+    for (i, (key, value)) in pairs.into_iter().enumerate() {
+        if there >> i & 1 != 0 && each(Entry::Pair(key, value)).is_none() {
+            return Try::Damaged;
+        }
+    }
+    Try::Sure(())
+}
+
+fn blocks<M: Memory>(
+    memory: &M,
+    bucket: Bucket<'_>,
+    each: &mut impl FnMut(Entry<'_>) -> Option<()>,
+) -> Try<()> {
+    for slot in &bucket[..SLOTS] {
+        let word = slot.load(Acquire);
+        if word == 0 {
+            continue;
+        }
+        let hash = slot_tag(word) << 24; // only its tag counts
+        match look(memory, slot, hash, |_| true, |block| each(Entry::Block(block))) {
+            Try::Sure(_) => {}
+            Try::Again => return Try::Again,
+            Try::Damaged => return Try::Damaged,
+        }
+    }
+    Try::Sure(())
+}
