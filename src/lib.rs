@@ -44,7 +44,7 @@ mod atomic;
 #[cfg(not(loom))]
 mod codec;
 mod error;
-#[cfg_attr(not(loom), allow(dead_code, reason = "the typed face comes on top"))]
+#[allow(dead_code, reason = "the typed face comes on top")]
 mod map;
 #[cfg(not(loom))]
 mod number;
@@ -66,6 +66,7 @@ mod value;
 #[cfg(not(loom))]
 pub use self::{
     codec::{Codec, Key, Plain, PlainData, Serde},
+    map::Cursor,
     number::{Atomic, Bits, Number},
     pool::{FlattenErrors, Map, Pool, PoolBuilder, TaskFuture, Wire},
     segment::{Report, SegmentInfo},

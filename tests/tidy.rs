@@ -34,6 +34,7 @@ const ROOMS: &[(&str, u32)] = &[
     ("number", 4),
     ("value", 5),
     ("shared_atomic", 5),
+    ("map", 5),
     ("pool", 6),
     ("bare", 6),
     ("docs", 7),

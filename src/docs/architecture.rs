@@ -14,6 +14,7 @@
 //! | 4 | `sync/` | protocols over words that somebody else placed: lock word, committed cell, kinds of locks | forbidden | where a word lies, who is alive |
 //! | 4 | `number.rs` | which numbers have an atomic form | no | state |
 //! | 4 | `codec/` | how keys and values become bytes | no | anything shared |
+//! | 5 | `map/` | the map: buckets, blocks, reading without a lock, changes of one store, recovery | forbidden | user code under a lock of its own |
 //! | 5 | `value.rs`, `shared_atomic.rs` | what users hold | where a guard's copy lies | system calls |
 //! | 6 | `pool/` | tasks, slots, workers' life and death | `trampoline.rs` | believing what a worker wrote |
 //! | | `lib.rs`, `docs/` | the front door | no | logic |

@@ -83,10 +83,7 @@ pub(super) enum Found<'a> {
 }
 
 /// The chain that begins with bucket `b`, bounded.
-pub(super) fn buckets<M: Memory>(
-    memory: &M,
-    b: u64,
-) -> impl Iterator<Item = Result<Bucket<'_>, Refusal>> {
+pub(super) fn buckets<M: Memory>(memory: &M, b: u64) -> impl Iterator<Item = Result<Bucket<'_>, Refusal>> {
     let mut next = Some(memory.bucket(b).ok_or(Refusal::Damaged));
     let mut hops = 0;
     std::iter::from_fn(move || {
@@ -231,11 +228,7 @@ pub(super) fn add_pair<'a, S: Space>(
 
 // ---- out of line ----
 
-pub(super) fn find_block<'a, M: Memory>(
-    memory: &'a M,
-    hash: u64,
-    key: &[u8],
-) -> Result<Found<'a>, Refusal> {
+pub(super) fn find_block<'a, M: Memory>(memory: &'a M, hash: u64, key: &[u8]) -> Result<Found<'a>, Refusal> {
     find(memory, hash, false, |bucket| {
         let mut hits = slots_of(bucket, hash);
         while hits != 0 {
@@ -436,7 +429,9 @@ pub(super) fn compact<S: Space>(space: &S, b: u64, inline: bool) -> Result<(), R
         for _ in 0..HOPS {
             match last[NEXT].load(Relaxed) & LINK_BITS {
                 0 => break,
-                link => (before, last, last_link) = (last, space.overflow(link).ok_or(Refusal::Damaged)?, link),
+                link => {
+                    (before, last, last_link) = (last, space.overflow(link).ok_or(Refusal::Damaged)?, link)
+                }
             }
         }
         for from in spots(last, inline) {

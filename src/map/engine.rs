@@ -8,20 +8,20 @@
 
 use super::{
     commit::{
-        Found, Refusal, Space, Spot, add_block, add_pair, block_of, buckets, clear_spot, compact, find_block, find_pair,
-        remove_block, replace_block, split, spots,
+        Found, Refusal, Spot, add_block, add_pair, block_of, buckets, clear_spot, compact, find_block,
+        find_pair, remove_block, replace_block, split, spots,
     },
-    lock::{KeyLock, Locked},
-    probe::{Fault, Memory, contents, copy_value, get_block, get_inline},
-    shape::{BLOCK_HEADER, LINK_BITS, LONGEST_KEY, LONGEST_VALUE, Layout, NEXT, STRIPES, Shape, row},
+    hold::{Locked, Stripe},
+    probe::{Fault, Memory, contents, get_block, get_inline},
+    shape::{LONGEST_KEY, LONGEST_VALUE, Layout, STRIPES, Shape, row},
     shard::{Shard, hash_bytes, hash_word},
 };
 use crate::{
-    CreateError, HandleError, LockError, MapError,
     atomic::{Relaxed, Release},
+    error::{CreateError, HandleError, LockError, MapError},
     os::memory,
     segment::{
-        Kind, Object, Segment, Stamp,
+        Kind, Object, Segment,
         words::{load_bytes, words_for},
     },
 };
@@ -50,6 +50,19 @@ pub(crate) struct Stats {
     pub(crate) sound: bool,
 }
 
+/// What a look saw.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    found: bool,
+}
+
+impl Seen {
+    /// Was there an entry?
+    pub(crate) fn found(&self) -> bool {
+        self.found
+    }
+}
+
 /// See the module. Cheap to clone; all clones of a process share one object.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
@@ -63,16 +76,16 @@ impl From<Refusal> for MapError {
     #[cold]
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Full(bytes) | Refusal::Other(CreateError::Full { bytes }) => MapError::Full { bytes },
+            Refusal::Full(_) | Refusal::Other(CreateError::Full { .. }) => MapError::Full,
             Refusal::Damaged => MapError::Damaged,
-            Refusal::Other(other) => MapError::Lock(other.into()),
+            Refusal::Other(other) => LockError::<std::convert::Infallible>::from(other).into(),
         }
     }
 }
 
 impl Engine {
     /// A new map.
-    pub(crate) fn create_in(segment: &Arc<Segment>, shape: Shape) -> Result<Self, CreateError> {
+    pub(crate) fn create_in(segment: &Arc<Segment>, shape: &Shape) -> Result<Self, CreateError> {
         let layout = Layout {
             shard_bits: shape.shards().trailing_zeros(),
             inline: shape.inline.filter(|&(key, value)| key <= 8 && value <= 8),
@@ -94,18 +107,19 @@ impl Engine {
         let engine = Self { object, layout, seeds: [header[0], header[1]], max_bytes: shape.max_bytes };
         match engine.reserve(shape.expected) {
             Ok(()) => Ok(engine),
-            Err(MapError::Full { bytes }) => Err(CreateError::Full { bytes }),
+            Err(MapError::Full) => Err(CreateError::Full { bytes: shape.expected.saturating_mul(16) }),
             Err(_) => Err(CreateError::Damaged("a new map".into())),
         }
     }
 
-    /// The map that an object is.
-    pub(crate) fn open(object: Arc<Object>) -> Result<Self, HandleError> {
+    /// The map that an object is, with or without keys and values of these widths in the buckets.
+    pub(crate) fn open(object: Arc<Object>, inline: Option<(u8, u8)>) -> Result<Self, HandleError> {
         let header: [u64; 4] = {
             let words = object.w64().first_chunk::<4>().ok_or(HandleError::Malformed)?;
             std::array::from_fn(|i| words[i].load(Relaxed))
         };
-        let layout = Layout::decode(header[2]).ok_or(HandleError::Malformed)?;
+        let layout = Layout::decode(header[2]).filter(|layout| layout.inline == inline);
+        let layout = layout.ok_or(HandleError::Malformed)?;
         let fits = object.w32().len() >= layout.words32()
             && object.w64().len() >= layout.words64()
             && object.parts() >= layout.parts();
@@ -154,10 +168,10 @@ impl Engine {
             None => (LONGEST_KEY, LONGEST_VALUE),
         };
         if key.len() > longest_key {
-            return Err(MapError::KeyTooLarge { bytes: key.len(), limit: longest_key });
+            return Err(MapError::TooLarge { bytes: key.len(), limit: longest_key });
         }
         if value.len() > longest_value {
-            return Err(MapError::ValueTooLarge { bytes: value.len(), limit: longest_value });
+            return Err(MapError::TooLarge { bytes: value.len(), limit: longest_value });
         }
         Ok(())
     }
@@ -217,7 +231,7 @@ impl Engine {
     /// Copies the value of `key` into `out`. `false`: there is none, and `out` is what it was, or anything.
     #[inline]
     pub(crate) fn get(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool, MapError> {
-        self.look(key, |value| {
+        self.read(key, |value| {
             let Value::Words(words, len) = value else {
                 let Value::Word(value, len) = value else { unreachable!("one of two") };
                 out.clear();
@@ -234,11 +248,11 @@ impl Engine {
 
     /// Is `key` there?
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool, MapError> {
-        self.look(key, |_| ())
+        self.read(key, |_| ())
     }
 
     #[inline(always)]
-    fn look(&self, key: &[u8], mut take: impl FnMut(Value<'_>)) -> Result<bool, MapError> {
+    fn read(&self, key: &[u8], mut take: impl FnMut(Value<'_>)) -> Result<bool, MapError> {
         if let Some((longest, width)) = self.layout.inline {
             if key.len() > usize::from(longest) {
                 return Ok(false);
@@ -281,10 +295,7 @@ impl Engine {
         shard: &Shard<'_>,
         change: impl FnOnce(&Shard<'_>) -> Result<R, Refusal>,
     ) -> Result<R, MapError> {
-        let locked = Locked::take(&self.object, self.layout, shard.index, None).map_err(|e| match e {
-            LockError::ReadOnly => MapError::ReadOnly,
-            other => MapError::Lock(other),
-        })?;
+        let locked = Locked::take(&self.object, self.layout, shard.index, None)?;
         if locked.inherited.is_some()
             && let Err(e) = self.recover(shard, &locked)
         {
@@ -301,7 +312,7 @@ impl Engine {
         if !crate::atomic::broken(crate::atomic::Rule::RecoverFirst) {
             shard.recover()?;
         }
-        locked.repair().map_err(MapError::Lock)
+        Ok(locked.repair()?)
     }
 
     fn count(shard: &Shard<'_>, delta: i64) {
@@ -376,8 +387,7 @@ impl Engine {
                     Change::Nothing => {}
                     Change::To(value) => spot.value().store(word(value), Release),
                     Change::Add(n) => {
-                        let mask = u64::MAX >> (64 - 8 * self.width().max(1));
-                        spot.value().store(old.wrapping_add(n) & mask, Release);
+                        spot.value().store(old.wrapping_add(n), Release);
                     }
                     Change::Gone => {
                         spot.remove_pair();
@@ -450,9 +460,8 @@ impl Engine {
             }
             Change::To(value) => replace_block(shard, spot, hash, key, value),
             Change::Add(n) => {
-                let (Some(value), 1..=8) = (words.first(), len) else { return Err(Refusal::Damaged) };
-                let mask = u64::MAX >> (64 - 8 * len);
-                value.store(value.load(Relaxed).wrapping_add(n) & mask, Release);
+                let (Some(value), 8) = (words.first(), len) else { return Err(Refusal::Damaged) };
+                value.store(value.load(Relaxed).wrapping_add(n), Release);
                 Ok(())
             }
             Change::Gone => {
@@ -494,11 +503,44 @@ impl Engine {
         })
     }
 
-    /// Puts a value if there is none. `true`: it was put.
-    pub(crate) fn try_insert(&self, key: &[u8], value: &[u8]) -> Result<bool, MapError> {
+    /// As [`Self::insert`] of an inline map, with words.
+    #[inline]
+    pub(crate) fn insert8(&self, key: u64, value: u64) -> Result<Option<u64>, MapError> {
+        let hash = hash_word(self.seeds, key);
+        let shard = self.shard_of(hash);
+        self.write(&shard, |shard| {
+            Self::begin(shard)?;
+            match find_pair(shard, hash, key)? {
+                Found::There(spot) => {
+                    let old = spot.value().load(Relaxed);
+                    spot.value().store(value, Release);
+                    Ok(Some(old))
+                }
+                not => {
+                    self.insert_pair(shard, not, key, value)?;
+                    Ok(None)
+                }
+            }
+        })
+    }
+
+    /// Puts a value if there is none, else copies the one that is there into `old`. `true`: it was put.
+    pub(crate) fn try_insert(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        old: Option<&mut Vec<u8>>,
+    ) -> Result<bool, MapError> {
         self.check(key, value)?;
-        let change = |found: Option<Value<'_>>| if found.is_some() { Change::Nothing } else { Change::To(value) };
-        Ok(!self.change(key, change)?)
+        let found = self.change(key, |found| match (found, old) {
+            (Some(found), Some(old)) => {
+                found.copy(old);
+                Change::Nothing
+            }
+            (Some(_), None) => Change::Nothing,
+            (None, _) => Change::To(value),
+        })?;
+        Ok(!found)
     }
 
     /// Takes an entry away; its value into `old`. `true`: there was one.
@@ -514,9 +556,23 @@ impl Engine {
         })
     }
 
+    /// A look that [`Self::commit_if`] can build on; the value into `old`.
+    pub(crate) fn look(&self, key: &[u8], old: &mut Vec<u8>) -> Result<Seen, MapError> {
+        Ok(Seen { found: self.get(key, old)? })
+    }
+
+    /// Makes what was made from a look count, if what was seen (`old`) is there, or is there again. `true`: it does.
+    pub(crate) fn commit_if(
+        &self,
+        seen: &Seen,
+        key: &[u8],
+        old: &[u8],
+        new: Option<&[u8]>,
+    ) -> Result<bool, MapError> {
+        self.compare_and_set(key, seen.found.then_some(old), new)
+    }
+
     /// If the value of `key` is `expected` (`None`: not there), makes it `new`. `true`: it was, and is.
-    ///
-    /// This is also how a read-modify-write commits: what was made from a value counts if that value is (again) there.
     pub(crate) fn compare_and_set(
         &self,
         key: &[u8],
@@ -541,17 +597,20 @@ impl Engine {
         Ok(done)
     }
 
-    /// Adds to a value of at most 8 bytes, wrapping around at its width; gives the one before. `None`: no entry.
-    pub(crate) fn fetch_add(&self, key: &[u8], n: u64) -> Result<Option<u64>, MapError> {
-        if self.check(key, &[]).is_err() {
-            return Ok(None);
-        }
-        let mut before = None;
-        self.change(key, |found| {
-            before = found.and_then(|found| found.word());
-            if before.is_some() { Change::Add(n) } else { Change::Nothing }
+    /// Adds to a value of 8 bytes, wrapping around, or puts it where there is none (that counts as 0); gives the one
+    /// before. One change.
+    pub(crate) fn fetch_add8(&self, key: &[u8], n: u64) -> Result<u64, MapError> {
+        let bytes = n.to_ne_bytes();
+        self.check(key, &bytes)?;
+        let mut before = Some(0);
+        self.change(key, |found| match found {
+            None => Change::To(&bytes),
+            Some(found) => {
+                before = found.word();
+                if before.is_some() { Change::Add(n) } else { Change::Nothing }
+            }
         })?;
-        Ok(before)
+        before.ok_or(MapError::Damaged)
     }
 
     /// Takes all entries away, one by one; entries that come meanwhile may stay.
@@ -618,6 +677,18 @@ impl Engine {
         Ok(stats)
     }
 
+    /// As after a death in each shard's lock.
+    #[cfg(test)]
+    pub(super) fn try_recover_all(&self) -> Vec<Result<(), MapError>> {
+        let all = 0..self.layout.shards();
+        all.map(|index| self.write(&self.shard(index), |shard| shard.recover())).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn recover_all(&self) {
+        self.try_recover_all().into_iter().for_each(|done| done.unwrap());
+    }
+
     // ---- key locks ----
 
     /// Which key lock is `key`'s.
@@ -626,8 +697,18 @@ impl Engine {
     }
 
     /// Takes a key lock: it keeps out others who take it, and nobody else.
-    pub(crate) fn key_lock(&self, stripe: usize, timeout: Option<Duration>) -> Result<KeyLock, LockError> {
-        KeyLock::take(&self.object, self.layout, stripe, timeout)
+    pub(crate) fn lock_stripe(&self, stripe: usize, timeout: Option<Duration>) -> Result<Stripe, LockError> {
+        Stripe::take(&self.object, self.layout, stripe, timeout)
+    }
+
+    /// Clears the mark of a dead owner.
+    pub(crate) fn repair_stripe(&self, held: &Stripe) {
+        held.repair(&self.object, self.layout);
+    }
+
+    /// Gives a key lock back. In a forked child the parent's does nothing.
+    pub(crate) fn unlock_stripe(&self, held: &Stripe) {
+        held.release(&self.object, self.layout);
     }
 
     // ---- for `scan` ----
@@ -714,7 +795,7 @@ impl Value<'_> {
     fn word(self) -> Option<u64> {
         match self {
             Value::Word(word, _) => Some(word),
-            Value::Words(words, len) => words.first().filter(|_| len <= 8).map(|word| word.load(Relaxed)),
+            Value::Words(words, len) => words.first().filter(|_| len == 8).map(|word| word.load(Relaxed)),
         }
     }
 }

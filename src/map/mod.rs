@@ -3,7 +3,7 @@
 //! ```text
 //! shape     where everything is, as numbers              commit    changes, each of one store
 //! probe     reading without a lock                       recovery  what the heir of a lock does first
-//! shard     a shard over its object's parts              lock      shard locks and key locks
+//! shard     a shard over its object's parts              hold      shard locks and key locks
 //! engine    the face of the room: encoded keys           scan      iteration
 //! mutation  the ways to break it that the models notice
 //! ```
@@ -36,17 +36,21 @@ mod shape;
 #[cfg(not(loom))]
 mod engine;
 #[cfg(not(loom))]
-mod lock;
+mod hold;
 #[cfg(not(loom))]
 mod scan;
 #[cfg(not(loom))]
 mod shard;
 
 #[cfg(not(loom))]
+pub use self::scan::Cursor;
+#[cfg(not(loom))]
 #[allow(unused_imports, reason = "the face takes what it needs")]
 pub(crate) use self::{
-    engine::{Engine, Stats},
-    lock::KeyLock,
-    scan::Cursor,
+    engine::{Engine, Seen, Stats},
+    hold::Stripe,
     shape::{LONGEST_KEY, LONGEST_VALUE, STRIPES, Shape},
 };
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -31,8 +31,8 @@
 use super::{
     mutation::{Mutation, broken, unless},
     shape::{
-        BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, NEXT, PAIRS, SLOTS, THERE, THERE_BITS, address, slot_place,
-        slot_tag, tag,
+        BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, NEXT, PAIRS, SLOTS, THERE, THERE_BITS, address,
+        slot_place, slot_tag, tag,
     },
 };
 use crate::{
@@ -42,7 +42,7 @@ use crate::{
         Word64,
         fence,
     },
-    segment::words::{load_bytes, words_for},
+    segment::words::words_for,
 };
 
 /// Buckets of a chain: far more than any hash makes.
@@ -198,7 +198,8 @@ pub(super) fn is_of(block: &[Word64], hash: u64, key: &[u8]) -> bool {
     }
     let Some(words) = block[BLOCK_HEADER..].get(..words_for(key.len())) else { return false };
     let (whole, tail) = key.as_chunks::<8>();
-    let mut same = words.iter().zip(whole).all(|(word, bytes)| word.load(Relaxed) == u64::from_ne_bytes(*bytes));
+    let mut same =
+        words.iter().zip(whole).all(|(word, bytes)| word.load(Relaxed) == u64::from_ne_bytes(*bytes));
     if !tail.is_empty() {
         let mut last = [0; 8];
         last[..tail.len()].copy_from_slice(tail);
@@ -218,21 +219,6 @@ pub(super) fn contents(block: &[Word64]) -> Option<(usize, usize, &[Word64], &[W
     let words = &block[BLOCK_HEADER..];
     let (keys, words) = words.split_at_checked(words_for(key))?;
     Some((key, value, keys, words.get(..words_for(value))?))
-}
-
-/// What a reader does with a block that is of its key: `None` if the block makes no sense. May be called again.
-pub(super) type Take<'f> = &'f mut dyn FnMut(&[Word64]) -> Option<()>;
-
-/// Appends nothing, replaces: the value of the block into `out`.
-#[inline(always)]
-pub(super) fn copy_value(block: &[Word64], out: &mut Vec<u8>) -> Option<()> {
-    let (_, len, _, words) = contents(block)?;
-    if out.len() != len {
-        out.clear();
-        out.resize(len, 0);
-    }
-    load_bytes(words, out);
-    Some(())
 }
 
 /// Looks at slot `i` of `bucket`, which had the right tag.

@@ -13,7 +13,7 @@
 //! Readers never notice: nothing that they can find moves.
 
 use super::{
-    commit::{Refusal, Spot, Space, buckets, clear_spot, hash_in, spots},
+    commit::{Refusal, Space, Spot, buckets, clear_spot, hash_in, spots},
     mutation::{Mutation, broken},
     probe::{HOPS, contents},
     shape::{FREE_BIT, LINK_BITS, NEXT, address, slot_place},

@@ -14,23 +14,23 @@ use super::{
     shape::BLOCK_HEADER,
     shard::hash_word,
 };
-use crate::{MapError, atomic::Relaxed, segment::words::load_bytes};
+use crate::{atomic::Relaxed, error::MapError, segment::words::load_bytes};
+use std::collections::VecDeque;
 
-/// How far an iteration has come. Two words, so that it can be kept and gone on from, in another process, too.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Cursor {
-    pub(crate) shard: u32,
+/// How far an iteration has come: plain data, which can be kept and gone on from, in another process, too.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Cursor {
+    shard: u32,
     /// In the order above.
-    pub(crate) at: u64,
+    at: u64,
 }
+
+/// Key and value of an entry.
+type Bytes = (Vec<u8>, Vec<u8>);
 
 impl Engine {
     /// Appends the entries (key, value) of the next bucket that has some, and says where to go on; `None` at the end.
-    pub(crate) fn scan(
-        &self,
-        from: Cursor,
-        out: &mut Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Result<Option<Cursor>, MapError> {
+    pub(crate) fn scan(&self, from: Cursor, out: &mut VecDeque<Bytes>) -> Result<Option<Cursor>, MapError> {
         let before = out.len();
         let mut cursor = from;
         while out.len() == before {
@@ -42,7 +42,7 @@ impl Engine {
         Ok(Some(cursor))
     }
 
-    fn scan_bucket(&self, cursor: Cursor, out: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<Cursor, MapError> {
+    fn scan_bucket(&self, cursor: Cursor, out: &mut VecDeque<Bytes>) -> Result<Cursor, MapError> {
         let shard = self.scanned(cursor.shard as usize);
         let inline = self.layout().inline;
         let (hash, before) = (cursor.at.reverse_bits(), out.len());
@@ -56,7 +56,7 @@ impl Engine {
                 |entry| {
                     let (hash, entry) = read(entry, inline, shard.seeds)?;
                     if hash.reverse_bits() >= cursor.at {
-                        out.borrow_mut().push(entry);
+                        out.borrow_mut().push_back(entry);
                     }
                     Some(())
                 },
@@ -75,11 +75,7 @@ impl Engine {
 }
 
 /// Hash, and key and value as bytes.
-fn read(
-    entry: Entry<'_>,
-    inline: Option<(u8, u8)>,
-    seeds: [u64; 2],
-) -> Option<(u64, (Vec<u8>, Vec<u8>))> {
+fn read(entry: Entry<'_>, inline: Option<(u8, u8)>, seeds: [u64; 2]) -> Option<(u64, Bytes)> {
     match entry {
         Entry::Pair(key, value) => {
             let (key_width, value_width) = inline?;
@@ -93,7 +89,10 @@ fn read(
                 load_bytes(words, &mut bytes);
                 bytes
             };
-            Some((block.get(BLOCK_HEADER - 1)?.load(Relaxed), (bytes(key_words, key), bytes(value_words, value))))
+            Some((
+                block.get(BLOCK_HEADER - 1)?.load(Relaxed),
+                (bytes(key_words, key), bytes(value_words, value)),
+            ))
         }
     }
 }

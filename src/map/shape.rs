@@ -99,7 +99,7 @@ pub(super) fn slot_place(word: u64) -> u64 {
 }
 
 pub(super) fn place(region: usize, word: usize) -> u64 {
-    (region as u64) << REGION_SHIFT | word as u64 / 2
+    ((region as u64) << REGION_SHIFT) | (word as u64 / 2)
 }
 
 /// Region, and distance in words.
@@ -109,7 +109,7 @@ pub(super) fn place_parts(place: u64) -> (usize, usize) {
 }
 
 #[cfg(not(loom))]
-pub(super) use self::sizes::*;
+pub(crate) use self::sizes::*;
 
 #[cfg(not(loom))]
 mod sizes {
@@ -233,10 +233,8 @@ mod sizes {
         /// `None` for a word that we never write.
         pub(in crate::map) fn decode(word: u64) -> Option<Self> {
             let byte = |i: u32| (word >> (8 * i)) as u8;
-            let layout = Self {
-                shard_bits: u32::from(byte(0)),
-                inline: (byte(3) == 1).then_some((byte(1), byte(2))),
-            };
+            let layout =
+                Self { shard_bits: u32::from(byte(0)), inline: (byte(3) == 1).then_some((byte(1), byte(2))) };
             let fits = layout.inline.is_none_or(|(key, value)| key <= 8 && value <= 8);
             (fits && (1..=6).contains(&layout.shard_bits) && layout.encode() == word).then_some(layout)
         }

@@ -17,8 +17,8 @@ use super::{
     probe::{Bucket, Memory},
     recovery::Marks,
     shape::{
-        CHUNKS, CLASS_BITS, CLASSES, FREE_BIT, LINK_BITS, Layout, MOST_BUCKETS, NEXT, OVERFLOW_CHUNKS, REGION_HEADER,
-        REGIONS, chunk, class_for, class_words, place, place_parts, row,
+        CHUNKS, CLASS_BITS, CLASSES, FREE_BIT, LINK_BITS, Layout, MOST_BUCKETS, NEXT, OVERFLOW_CHUNKS,
+        REGION_HEADER, REGIONS, chunk, class_for, class_words, place, place_parts, row,
     },
 };
 use crate::{
@@ -169,7 +169,8 @@ impl Space for Shard<'_> {
         }
         match self.attach_region(words) {
             Ok(region) if words >= LARGE => {
-                let of_its_own = self.object.part(self.region(region)).and_then(|w| cut_from(w, words, class));
+                let of_its_own =
+                    self.object.part(self.region(region)).and_then(|w| cut_from(w, words, class));
                 of_its_own.map(|at| place(region, at)).ok_or(Refusal::Damaged)
             }
             Ok(region) => {

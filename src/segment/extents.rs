@@ -159,13 +159,6 @@ pub(crate) struct Block {
     kind: BlockKind,
 }
 
-impl Block {
-    /// Is it a run? Then only what was asked for has memory.
-    pub(crate) fn is_run(&self) -> bool {
-        matches!(self.kind, BlockKind::Run(_))
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum BlockKind {
     Slab(u8),

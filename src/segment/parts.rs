@@ -195,9 +195,8 @@ fn is_part_of(state: Option<State>, parent: u64) -> bool {
 
 #[allow(dead_code, reason = "each container as it needs")]
 impl Object {
-    /// Attaches a part of at least `bytes` bytes. Its words are zero (all of them, also those beyond `bytes`), and `init`
-    /// may change that before anybody else sees them. The caller excludes the object's other writers, and sees to it that
-    /// the place is empty.
+    /// Attaches a part of `bytes` bytes, rounded up to lines of 64. Its words are zero, and `init` may change that before
+    /// anybody else sees them. The caller excludes the object's other writers, and sees to it that the place is empty.
     ///
     /// The words are 64-byte aligned.
     pub(crate) fn attach_part(
@@ -214,13 +213,7 @@ impl Object {
         let record_bytes = segment.geometry().record_bytes();
         let wish = bytes.checked_add(record_bytes + LINE).ok_or(CreateError::Full { bytes })? - LINE;
         let block = segment.claim(me, wish, true)?;
-        let usable = if block.is_run() {
-            // Of a run only what was asked for has memory.
-            bytes.next_multiple_of(LINE)
-        } else {
-            (block.bytes - record_bytes) / LINE * LINE
-        };
-        let Some(word) = (Part { at: block.at, bytes: usable }).encode() else {
+        let Some(word) = (Part { at: block.at, bytes: bytes.next_multiple_of(LINE) }).encode() else {
             segment.extents().free(None, &block, State::Pending(me), me);
             return Err(CreateError::Full { bytes });
         };
@@ -352,7 +345,10 @@ mod tests {
         for (index, bytes) in [1024, 4096, 16384, 65536, 1 << 20].into_iter().enumerate() {
             owner.attach_part(index, bytes, |_| ()).unwrap();
             let got = owner.part(index).unwrap().len() as u64 * 8;
-            assert!((bytes..=bytes + 192).contains(&got), "{bytes}: {got}");
+            assert_eq!(got, bytes);
+            let block =
+                segment.extents().locate(Part::decode(owner.table()[index].load(Relaxed)).at).unwrap();
+            assert!(block.bytes <= bytes + 192 || bytes >= 1 << 20, "{bytes}: {}", block.bytes);
         }
     }
 

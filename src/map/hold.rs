@@ -2,8 +2,7 @@
 //!
 //! They are lock words (`sync/word.rs`). Which thread of this process holds one is in a private record per lock, shared by
 //! all handles of the process. An inherited shard lock keeps its mark until recovery is through, so a killed recovery is
-//! begun again by the next heir. An inherited key lock protects nothing of the map's: it is repaired at once, and its
-//! guard says whose it was.
+//! begun again by the next heir. An inherited key lock protects nothing of the map's: its holder is told, and repairs.
 
 use super::shape::{LOCK_STRIDE, Layout, STRIPES};
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
     segment::{Holder, Object, owner::Owner},
     sync::word::{self, Acquired, Holder as Thread, Peers, Refused},
 };
-use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::time::Duration;
 
 /// Who of this process holds which lock of the map.
 struct Holders(Box<[Holder]>);
@@ -130,61 +129,48 @@ impl<'a> Locked<'a> {
     }
 }
 
-/// A key's lock, held by this thread. Unlocked on drop.
-#[must_use = "the lock is released when the guard drops"]
-pub(crate) struct KeyLock {
-    object: Arc<Object>,
-    layout: Layout,
+/// A key lock that this thread holds.
+#[derive(Debug)]
+#[must_use = "the lock stays taken until it is released"]
+pub(crate) struct Stripe {
     lock: usize,
     me: Owner,
-    inherited: Option<u32>,
-    /// A lock is held by a thread.
-    not_send: PhantomData<*const ()>,
+    /// Its last owner died holding it, and nobody has repaired since: 0 if it is not known which.
+    pub(crate) inherited: Option<u32>,
 }
 
-impl KeyLock {
+impl Stripe {
     pub(super) fn take(
-        object: &Arc<Object>,
+        object: &Object,
         layout: Layout,
         stripe: usize,
         timeout: Option<Duration>,
     ) -> Result<Self, LockError> {
         let lock = layout.shards() + stripe % STRIPES;
         let locked = Locked::take(object, layout, lock, timeout)?;
-        if locked.inherited.is_some()
-            && let Err(e) = locked.repair()
-        {
-            locked.release();
-            return Err(e);
-        }
-        let (me, inherited) = (locked.me, locked.inherited);
-        Ok(Self { object: Arc::clone(object), layout, lock, me, inherited, not_send: PhantomData })
+        Ok(Self { lock, me: locked.me, inherited: locked.inherited })
     }
 
-    /// The process that died holding this lock before us, if one did; 0 if it is not known which.
-    pub(crate) fn inherited(&self) -> Option<u32> {
-        self.inherited
-    }
-}
-
-impl Drop for KeyLock {
-    fn drop(&mut self) {
+    fn locked<'a>(&self, object: &'a Object, layout: Layout) -> Option<Locked<'a>> {
         // A forked child has its parent's guard, and not its lock.
-        if self.object.me_now() == Some(self.me) {
-            let object: &Object = &self.object;
-            Locked {
-                word: word_of(object, self.layout, self.lock),
-                holder: holder(object, self.layout, self.lock),
-                me: self.me,
-                inherited: None,
-            }
-            .release();
+        (object.me_now() == Some(self.me)).then(|| Locked {
+            word: word_of(object, layout, self.lock),
+            holder: holder(object, layout, self.lock),
+            me: self.me,
+            inherited: None,
+        })
+    }
+
+    pub(super) fn repair(&self, object: &Object, layout: Layout) {
+        if let Some(locked) = self.locked(object, layout) {
+            // If the word was overwritten under us it stays as it is, and the next who locks is told.
+            let _ = locked.repair();
         }
     }
-}
 
-impl fmt::Debug for KeyLock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyLock").field("lock", &self.lock).finish()
+    pub(super) fn release(&self, object: &Object, layout: Layout) {
+        if let Some(locked) = self.locked(object, layout) {
+            locked.release();
+        }
     }
 }
