@@ -68,7 +68,6 @@ const UNSAFE: &[(&str, &str)] = &[
 const MADE_ONCE: &[(&str, &str)] = &[
     ("src/os/futex.rs", "the model only"),
     ("src/pool/worker.rs", "made by the only thread, before any task; `get` does not wait"),
-    ("src/segment/mod.rs", "made in the thread that made the segment; `get` does not wait"),
 ];
 
 /// Files that sleep, and why they cannot wait for something.
