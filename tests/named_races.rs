@@ -4,6 +4,7 @@
 //! under one name, or somebody were attached to one without a name, one of these looks would see it.
 //!
 //! Short by default; `ALLMEND_LONG=1` for 20,000 rounds of the storm and 200 of the crowd.
+#![allow(clippy::disallowed_types, reason = "words between test processes are not the crate's")]
 
 mod harness;
 
