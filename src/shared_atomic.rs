@@ -55,7 +55,6 @@ impl<T: Atomic> SharedAtomic<T> {
     }
 
     /// The atomic at that place, if there is one of this type.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
     pub(crate) fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
         let (stamp, name) = Self::expected();
         Self::from_object(segment.open(place, Kind::Atomic, (stamp, &name))?)
@@ -70,7 +69,6 @@ impl<T: Atomic> SharedAtomic<T> {
     }
 
     /// What the handle leads to.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
     pub(crate) fn object(&self) -> &Arc<Object> {
         &self.object
     }

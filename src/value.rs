@@ -105,7 +105,6 @@ impl<T: Pod, L: LockKind> SharedValue<T, L> {
     }
 
     /// The value at that place, if there is one of this kind and type.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
     pub(crate) fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
         Self::from_object(segment.open(place, L::VALUE, (Stamp::of::<T>(), &short_name::<T>()))?)
     }
@@ -119,7 +118,6 @@ impl<T: Pod, L: LockKind> SharedValue<T, L> {
     }
 
     /// What the handle leads to.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
     pub(crate) fn object(&self) -> &Arc<Object> {
         &self.object
     }

@@ -6,6 +6,7 @@
 //! | `shm` | names in /dev/shm, and what they lead to |
 //! | `liveness` | open-file-description locks: who is alive |
 //! | `fork` | what a fork must not break |
+//! | `inherit` | a descriptor for a child of the program's own making |
 //! | `futex` | sleeping on a word |
 //! | `process` | spawn, pidfd, signals |
 //! | `channel` | one socket per worker, descriptors through it |
@@ -23,6 +24,8 @@ pub(crate) mod channel;
 pub(crate) mod fork;
 #[cfg(not(loom))]
 pub(crate) mod image;
+#[cfg(not(loom))]
+pub(crate) mod inherit;
 #[cfg(not(loom))]
 pub(crate) mod liveness;
 #[cfg(not(loom))]

@@ -1,23 +1,28 @@
-//! How long an object lives: as long as a process holds it, or a result that was not delivered yet pins it.
+//! How long an object lives: as long as a process holds it, a result that was not delivered yet pins it, or it has a name.
 //!
 //! **Holder bits**: one per slot, in the object's record (of a run: in the run table). A process sets its bit when the
 //! first handle to the object appears in it and clears it with the last (the count between is private). **Pins**: rows of
 //! the pin table that name the object; a worker makes one for each handle in a result, and the process that waits for
-//! the result (the guardian) takes it away once it holds the object itself. Both are facts by identity: what a dead
-//! process left is found by its slot and cleared by whoever has the right to (`participants`, invariant 1).
+//! the result (the guardian) takes it away once it holds the object itself. **Names**: entries of the directory that are
+//! SET (`names`); word REASONS of the record says where to look. The directory's own blocks are kept by being reachable
+//! in it. All are facts by identity: what a dead process left is found by its slot and cleared by whoever has the right to
+//! (`participants`, invariant 1); a name is nobody's, and stays.
 //!
-//! **Freeing.** Whoever takes the last bit or pin away moves the block LIVE -> DYING(me), looks at bits and pins once
-//! more, and either frees it or puts LIVE back and looks again.
+//! **Freeing.** Whoever takes the last bit, pin or name away moves the block LIVE -> DYING(me), looks at bits, pins and names
+//! once more, and either frees it or puts LIVE back and looks again.
 //! **Holding.** Set the bit, then look at the state: LIVE with the right generation is held; DYING is put back to LIVE
 //! by the holder itself (so a stopped process that was about to free blocks nobody); anything else: take the bit back.
 //!
 //! Proof sketch that nothing held is freed. Holder H: (h1) set bit, fence, (h2) read state. Freer F: (f1) state :=
-//! DYING, fence, (f2) read bits and pins, (f3) CAS DYING -> FREE. The fences are SeqCst. If H's h2 read a state from
+//! DYING, fence, (f2) read bits, pins and names, (f3) CAS DYING -> FREE. The fences are SeqCst. If H's h2 read a state from
 //! before f1, then h1 is before f2, so F sees the bit and does not free. If h2 read DYING, H puts LIVE back by CAS:
 //! either that succeeds, and f3 fails, or f3 succeeded first, and H finds the object gone. A pin that was there when
 //! the object was LIVE goes only after its guardian's h1 and h2, so F finds the pin or the bit.
-//! Proof sketch that nothing is forgotten. Who takes the last bit or pin away looks after it; if it finds DYING(F), then
-//! F looks again after putting LIVE back (fence between), and finds nothing.
+//! A name is given by a process that holds the object, noted in REASONS and SET before its bit can go, so F finds the bit
+//! or the name; who opens by name is an H.
+//! Proof sketch that nothing is forgotten. Who takes the last bit, pin or name away looks after it, with a fence between:
+//! of two that take the last two away at once, one sees both gone. If it finds DYING(F), then F looks again after putting
+//! LIVE back (fence between), and finds nothing.
 //!
 //! Killed here? Between the bit and the look in `hold`: a bit in a block that may be anything by then; `clear_slot` takes
 //! it away in every state, and [`Keep::hold_new`] where no block was to be seen. After clearing the last bit: a LIVE
@@ -30,33 +35,26 @@
 //! Word 5 makes a chain of the pins of one item, so that who has its last row need not look at the others' rows. It is a
 //! hint: each row of it says by itself whose it is ([`Keep::unpin_chain`]), and the whole table is there to be searched.
 //!
-//! Which rows name an object is told, roughly, by the object's PINNED word: bit `i` is set before a row `r` with
-//! `r % 64 == i` is SET.
+//! Which rows name an object is told, roughly, by the object's word REASONS: bit `i` is set before a row `r` with
+//! `r % PIN_CLASSES == i` is SET.
 
 use super::{
     extents::{self, Block, Extents, Hints, State},
     layout::{PIN_ROW, PIN_ROWS, header},
     owner::Owner,
-    record,
+    record::{self, Kind, PIN_CLASSES},
 };
 use crate::{
     atomic::{AcqRel, Acquire, Relaxed, Release, SeqCst, Word64, fence},
     error::{CreateError, HandleError},
 };
 
-/// An object's name within its segment.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct Place {
-    pub(crate) at: u64,
-    pub(crate) generation: u64,
-}
+pub(crate) use super::names::Place;
 
 /// Rows of the pin table are given memory this many at a time.
 const PIN_STEP: u64 = 64;
 /// Who wants a row looks at so many before it takes a new one.
 const PIN_LOOKS: u64 = 64;
-/// Bits of an object's PINNED word.
-const PIN_CLASSES: u64 = 64;
 
 /// 1 + the row of an item's last pin, or 0: where a chain begins. It may come from another process, and is checked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -93,17 +91,17 @@ impl<'a> Keep<'a> {
 
     /// Does anything keep the object?
     pub(crate) fn is_kept(&self, block: &Block) -> bool {
-        self.is_held(block) || self.is_pinned(block)
+        self.is_held(block) || self.is_kept_unheld(block)
+    }
+
+    /// Does anything but a process keep it?
+    fn is_kept_unheld(&self, block: &Block) -> bool {
+        self.is_pinned(block) || self.is_named(block)
     }
 
     /// The slots whose holder bits are set.
     pub(crate) fn holders(&self, block: &Block) -> impl Iterator<Item = u32> + 'a {
-        let (this, block) = (*self, *block);
-        let words = 0..this.extents.geometry.holder_words() as u32;
-        words.flat_map(move |i| {
-            let word = this.holder_words(&block, u64::from(i)).load(Relaxed);
-            (0..64).filter(move |b| word & 1 << b != 0).map(move |b| i * 64 + b)
-        })
+        holders(&self.extents, block)
     }
 
     /// Sets our bit in a block that is still PENDING: nobody else looks yet. Under the process's private lock, as
@@ -159,19 +157,23 @@ impl<'a> Keep<'a> {
             (self.extents.state(block), State::Live.encode(), State::Dying(self.me).encode());
         loop {
             fence(SeqCst);
-            if self.is_held(block) || word.compare_exchange(live, dying, AcqRel, Relaxed).is_err() {
+            // A name is asked for here, too: so what only has a name is not taken for dying at each sweep.
+            if self.is_held(block)
+                || self.is_named(block)
+                || word.compare_exchange(live, dying, AcqRel, Relaxed).is_err()
+            {
                 return;
             }
             fence(SeqCst); // f1 before f2
-            if !self.is_held(block) && !self.is_pinned(block) {
+            if !self.is_kept(block) {
                 self.end(hints, block);
                 return;
             }
             if word.compare_exchange(dying, live, AcqRel, Relaxed).is_err() {
                 return; // a holder was faster
             }
-            fence(SeqCst); // a pin that went since found DYING: so we look, not it
-            if self.is_pinned(block) {
+            fence(SeqCst); // a pin or name that went since found DYING: so we look, not who took it
+            if self.is_kept_unheld(block) {
                 return;
             }
         }
@@ -205,7 +207,7 @@ impl<'a> Keep<'a> {
     }
 
     fn is_pinned(&self, block: &Block) -> bool {
-        let classes = self.record(block, record::PINNED).load(Relaxed);
+        let classes = self.record(block, record::REASONS).load(Relaxed) & ((1 << PIN_CLASSES) - 1);
         if classes == 0 {
             return false;
         }
@@ -273,13 +275,13 @@ impl<'a> Keep<'a> {
             return Err(CreateError::Damaged("an extent of a held object".into()));
         };
         let row = self.claim_pin_row()?;
-        self.record(&block, record::PINNED).fetch_or(1 << (row % PIN_CLASSES), Relaxed);
+        self.record(&block, record::REASONS).fetch_or(1 << (row % PIN_CLASSES), Relaxed);
         self.pin_word(row, 1).store(place.at, Relaxed);
         self.pin_word(row, 2).store(place.generation, Relaxed);
         self.pin_word(row, 3).store(u64::from(guardian.bits()), Relaxed);
         self.pin_word(row, 4).store(tag, Relaxed);
         self.pin_word(row, 5).store(u64::from(before.0), Relaxed);
-        // Release: the row is whole. Also orders PINNED before our own bit can be seen cleared.
+        // Release: the row is whole. Also orders REASONS before our own bit can be seen cleared.
         self.pin_word(row, 0).store(SET | u64::from(self.me.bits()) << 2, Release);
         Ok(PinChain(row as u32 + 1)) // below PIN_ROWS
     }
@@ -337,11 +339,55 @@ impl<'a> Keep<'a> {
         self.pin_rows().filter(|&row| self.pin_word(row, 0).load(Relaxed) & 3 == SET).count() as u64
     }
 
+    // ---- names ----
+
+    /// Does a name keep the block, or, of a block of the directory itself, does the directory lead to it?
+    fn is_named(&self, block: &Block) -> bool {
+        let (kind, _) = record::kind_and_parts(self.record(block, record::KIND).load(Relaxed));
+        if kind == Kind::Name as u64 {
+            // A directory that cannot be read frees nothing.
+            return self.extents.is_listed(block).unwrap_or(true);
+        }
+        if kind == Kind::NameList as u64 {
+            return self.extents.is_list(block);
+        }
+        let reasons = self.record(block, record::REASONS).load(Relaxed);
+        let place = Place { at: block.at, generation: self.record(block, record::GENERATION).load(Relaxed) };
+        reasons & record::FIRST_NAME != 0 && self.extents.names(record::entry_of(reasons), place)
+            || reasons & record::NAMES != 0 && self.extents.is_named_anywhere(place).unwrap_or(true)
+    }
+
+    /// Before an entry names an object that we hold.
+    pub(crate) fn note_name(&self, object: Place, entry: Place) {
+        let Some(block) = self.extents.locate(object.at) else { return };
+        let word = self.record(&block, record::REASONS);
+        // Relaxed: ordered by the store that makes the name count.
+        let (mut reasons, first) = (word.load(Relaxed), record::first_name(entry.at));
+        while first != 0 && reasons & record::FIRST_NAME == 0 {
+            match word.compare_exchange(reasons, reasons | first, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(now) => reasons = now,
+            }
+        }
+        word.fetch_or(record::NAMES, Relaxed);
+    }
+
+    /// A name was taken from an object, or an entry from the directory: if nobody else keeps it, it is freed. Under the
+    /// process's private lock.
+    pub(crate) fn unnamed(&self, place: Place) {
+        if let Some(block) = self.extents.locate(place.at)
+            && self.is(&block, place.generation)
+        {
+            self.free_if_unkept(None, &block);
+        }
+    }
+
     // ---- the dead ----
 
     /// Clears what the dead owners of `slot` left. The caller has the exclusive right to.
     pub(crate) fn clear_slot(&self, slot: u32) {
-        let dead = |owner: Owner| owner.slot() == slot && owner != self.me;
+        let me = self.me;
+        let dead = move |owner: Owner| owner.slot() == slot && owner != me;
         for row in self.pin_rows() {
             let state = self.pin_word(row, 0).load(Acquire);
             if state & 3 == CLAIMED && Owner::from_bits((state >> 2) as u32).is_some_and(dead) {
@@ -357,7 +403,7 @@ impl<'a> Keep<'a> {
         }
     }
 
-    fn clear_block(&self, block: &Block, slot: u32, dead: impl Fn(Owner) -> bool) {
+    fn clear_block(&self, block: &Block, slot: u32, dead: impl Fn(Owner) -> bool + Copy) {
         // The bit first, and whatever the state: a process that dies in `hold` leaves its bit in a block that has become
         // somebody else's, or nobody's.
         let holders = self.holder_word(block, slot);
@@ -377,10 +423,22 @@ impl<'a> Keep<'a> {
                 self.free_if_unkept(None, block);
             }
             // Also for those whose last holder died between its bit and the rest.
-            Some(State::Live) => self.free_if_unkept(None, block),
+            Some(State::Live) => {
+                self.extents.retract_dead(block, dead);
+                self.free_if_unkept(None, block);
+            }
             _ => {}
         }
     }
+}
+
+/// The slots whose holder bits are set.
+pub(crate) fn holders<'a>(extents: &Extents<'a>, block: &Block) -> impl Iterator<Item = u32> + use<'a> {
+    let (bytes, holders_at) = (extents.bytes, block.holders_at);
+    (0..extents.geometry.holder_words() as u32).flat_map(move |i| {
+        let word = bytes.w64(holders_at + u64::from(i) * 8).load(Relaxed);
+        (0..64).filter(move |b| word & 1 << b != 0).map(move |b| i * 64 + b)
+    })
 }
 
 fn bit(slot: u32) -> u64 {

@@ -4,6 +4,7 @@
 //! 0         header            magic, version, id, sizes; counters on lines of their own
 //! 4096      process table     one row of 128 bytes per slot, slot 0 unused
 //!           extent table      one word per extent of 1 MiB
+//!           name table        one word per bucket of names: see `names`
 //!           pin table         rows of 64 bytes, given memory as they are used
 //!           run table         one row per extent, given memory as they are used: see `extents`
 //! 1 MiB * k extents           blocks and runs: see `extents`
@@ -17,12 +18,13 @@
 //! loads it with Acquire sees a whole header. Killed before that store: nobody else has the file yet (it is a memfd, or
 //! has no name). (3) Of a named segment words 0 to 6 keep their places in all versions: they say whether it may be swept.
 
+use super::names::BUCKETS;
 use crate::{error::CreateError, os::memory};
 
 /// First word of a segment.
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"allmend\x1a");
 /// Changes with every change of this layout.
-pub(crate) const VERSION: u64 = 2;
+pub(crate) const VERSION: u64 = 3;
 
 /// Unit of growth: memory is found and accounted for in extents of this many bytes.
 pub(crate) const EXTENT: u64 = 1 << 20;
@@ -82,6 +84,8 @@ pub(crate) struct Geometry {
     pub(crate) max_processes: u32,
     /// The extent table.
     pub(crate) extents_at: u64,
+    /// The name table.
+    pub(crate) names_at: u64,
     /// The pin table.
     pub(crate) pins_at: u64,
     /// The run table.
@@ -103,7 +107,8 @@ impl Geometry {
         }
         let extents = reserve / EXTENT;
         let extents_at = (PAGE + (u64::from(max_processes) + 1) * ROW).next_multiple_of(PAGE);
-        let pins_at = (extents_at + extents * 8).next_multiple_of(PAGE);
+        let names_at = (extents_at + extents * 8).next_multiple_of(PAGE);
+        let pins_at = names_at + BUCKETS * 8;
         let runs_at = pins_at + PIN_ROWS * PIN_ROW;
         let runs_end = runs_at + extents * run_row(max_processes);
         let first_extent = runs_end.div_ceil(EXTENT);
@@ -111,6 +116,7 @@ impl Geometry {
             reserve,
             max_processes,
             extents_at,
+            names_at,
             pins_at,
             runs_at,
             first_extent,
@@ -125,6 +131,21 @@ impl Geometry {
         Self::new(reserve, super::DEFAULT_MAX_PROCESSES).ok_or(CreateError::Full { bytes: wish })
     }
 
+    /// Of at least `reserve` bytes (as a process without wishes gets), for `max_processes`.
+    pub(crate) fn wished(reserve: Option<u64>, max_processes: Option<u32>) -> Result<Self, CreateError> {
+        let usual = || memory::physical_memory().clamp(1 << 30, 1 << 36).min(memory::file_size_limit());
+        let bytes = reserve.unwrap_or_else(usual);
+        let max_processes = max_processes.unwrap_or(super::DEFAULT_MAX_PROCESSES);
+        if !(1..=MOST_PROCESSES).contains(&max_processes) {
+            return Err(CreateError::Invalid(format!("places for {max_processes} processes").into()));
+        }
+        let reserve = bytes.checked_next_multiple_of(EXTENT).filter(|&bytes| bytes <= isize::MAX as u64);
+        let reserve = reserve.ok_or(CreateError::Full { bytes })?;
+        // A little that is too little is what the tables take, and one extent.
+        let mut fits = (reserve..).step_by(EXTENT as usize).take(16);
+        fits.find_map(|reserve| Self::new(reserve, max_processes)).ok_or(CreateError::Full { bytes })
+    }
+
     /// The row of `slot`.
     pub(crate) fn row_at(&self, slot: u32) -> u64 {
         debug_assert!(slot <= self.max_processes);
@@ -135,6 +156,12 @@ impl Geometry {
     pub(crate) fn extent_word_at(&self, index: u64) -> u64 {
         debug_assert!(index < self.extents);
         self.extents_at + index * 8
+    }
+
+    /// The word of a bucket of names.
+    pub(crate) fn bucket_at(&self, index: u64) -> u64 {
+        debug_assert!(index < BUCKETS);
+        self.names_at + index * 8
     }
 
     /// The row of pin `index`.

@@ -9,16 +9,20 @@
 //! keep           how long an object lives                        words    bytes in and out of words
 //! parts          further blocks of an object
 //! named          segments that have a name in /dev/shm
+//! names          names as words: the protocol                    directory  names of objects in a segment
 //! ```
 //!
 //! What is private to a process (how many handles it has, its claim to a slot) is in [`Local`], behind one lock, taken
 //! before each fork and released after it on both sides. No other process ever waits for it.
 
+mod names;
 pub(crate) mod owner;
 pub(crate) mod words;
 
 #[cfg(not(loom))]
 mod bytes;
+#[cfg(not(loom))]
+pub(crate) mod directory;
 #[cfg(not(loom))]
 mod extents;
 #[cfg(not(loom))]
@@ -65,6 +69,7 @@ mod attached {
         keep::{Keep, PinChain, Place},
         layout::{EXTENT, Geometry, MAGIC, VERSION, header},
         named::Named,
+        names,
         object::Object,
         owner::Owner,
         participants::Participants,
@@ -133,6 +138,19 @@ mod attached {
                 anchor.not_inherited();
             }
         }
+    }
+
+    /// What can be said of an object without opening it.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub(crate) struct Described {
+        pub(crate) kind: u64,
+        /// Of its type.
+        pub(crate) size: u32,
+        pub(crate) align: u32,
+        /// Of its body.
+        pub(crate) bytes: u64,
+        /// Process ids of who holds it.
+        pub(crate) users: Vec<u32>,
     }
 
     /// An object that this process holds.
@@ -210,12 +228,18 @@ mod attached {
             Ok(segment)
         }
 
-        /// A further private segment, reached through its handles and its descriptor only.
-        #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
-        pub(crate) fn private() -> Result<Arc<Self>, CreateError> {
+        /// A further private segment, reached through its handles and its descriptor only. Of that size, and for so many
+        /// processes, if somebody cares.
+        pub(crate) fn private(
+            reserve: Option<u64>,
+            max_processes: Option<u32>,
+        ) -> Result<Arc<Self>, CreateError> {
             let mut local = local()?;
             let local = local.get_or_insert_default();
-            let (segment, own) = Self::create_default_size(local)?;
+            let (segment, own) = match (reserve, max_processes) {
+                (None, None) => Self::create_default_size(local)?,
+                _ => Self::create_private(Geometry::wished(reserve, max_processes)?, local)?,
+            };
             local.register(&segment, own);
             Ok(segment)
         }
@@ -536,9 +560,29 @@ mod attached {
             let extents = self.extents();
             extents.locate(place.at).is_some_and(|block| {
                 // Acquire: the generation is the one of this life.
-                extents.state(&block).load(Acquire) == State::Live.encode()
+                // DYING: whoever is at it, the place is not another object's yet.
+                let state = State::decode(extents.state(&block).load(Acquire));
+                matches!(state, Some(State::Live | State::Dying(_)))
                     && self.bytes.w64(block.at + record::GENERATION * 8).load(Relaxed) == place.generation
             })
+        }
+
+        /// What is at `place` at this moment.
+        pub(crate) fn describe(&self, place: Place) -> Option<Described> {
+            let block = self.extents().locate(place.at)?;
+            let word = |word| self.bytes.w64(block.at + word * 8).load(Relaxed);
+            let (shape, words) = (word(record::SHAPE), word(record::WORDS));
+            let described = Described {
+                kind: record::kind_and_parts(word(record::KIND)).0,
+                size: shape as u32,
+                align: (shape >> 32) as u32,
+                bytes: (words & u64::from(u32::MAX)) * 4 + (words >> 32) * 8,
+                users: super::keep::holders(&self.extents(), &block)
+                    .filter_map(|slot| self.participants().pid_in(slot))
+                    .collect(),
+            };
+            atomic::fence(Acquire); // what was seen came before this question
+            self.is_there(place).then_some(described)
         }
 
         /// A new object with a zeroed body, held by this process. It exists for others once `init` is through.
@@ -595,12 +639,12 @@ mod attached {
             let block = self.claim(me, bytes, false)?;
             let generation = self.bytes.w64(header::GENERATION).fetch_add(1, Relaxed); // unique is enough
             let set = |word, value| keep.record(&block, word).store(value, Relaxed);
-            set(record::GENERATION, generation);
+            names::begin_life(keep.record(&block, record::GENERATION), generation);
             set(record::KIND, kind as u64 | (parts as u64) << 32);
             set(record::SHAPE, stamp.shape());
             set(record::NAME, stamp.name);
             set(record::WORDS, u64::from(words32) | u64::from(words64) << 32);
-            set(record::PINNED, 0);
+            set(record::REASONS, 0);
             let (w32, w64) = self.body_words(&block, u64::from(words32), u64::from(words64));
             for word in w32.iter().filter(|word| word.load(Relaxed) != 0) {
                 word.store(0, Relaxed);
@@ -709,6 +753,12 @@ mod attached {
             // What was read of its record was its own, if it is still there.
             atomic::fence(Acquire);
             if self.is_there(place) { Ok(object) } else { Err(HandleError::Gone) }
+        }
+
+        /// What `place` was named by is gone: if nobody keeps it, it is freed.
+        pub(super) fn unnamed(&self, place: Place) {
+            let (Ok(me), Ok(_one_at_a_time)) = (self.me(), local()) else { return };
+            self.keep(me).unnamed(place);
         }
 
         /// An [`Object`] was dropped.

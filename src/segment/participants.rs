@@ -124,6 +124,14 @@ impl<'a> Participants<'a> {
         u32::try_from(pid).ok().filter(|&pid| same && pid != 0)
     }
 
+    /// The process id that the last owner of `slot` gave. For messages only.
+    pub(crate) fn pid_in(&self, slot: u32) -> Option<u32> {
+        if slot > self.geometry.max_processes {
+            return None;
+        }
+        u32::try_from(self.word(slot, PID).load(Relaxed)).ok().filter(|&pid| pid != 0)
+    }
+
     /// Slots whose owners are dead and left marks, each with the exclusive right to clear them.
     pub(crate) fn dead_slots(&self, me: Owner) -> impl Iterator<Item = DeadSlot> + 'a {
         let this = *self;

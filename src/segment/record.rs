@@ -7,12 +7,13 @@
 //! | 2 | size (low half) and alignment of the type |
 //! | 3 | hash of the type's name |
 //! | 4 | 32-bit words (low half) and 64-bit words of the body |
-//! | 5 | which of 64 classes of pin rows may name it: who drops it last must look there |
+//! | 5 | reasons: pin rows (by their class) and names that may keep it; who drops it last must look there |
 //! | 6.. | holders: one bit per slot (of a run: in the run table instead) |
 //!
 //! Of a part (`parts`): 2 the object that it belongs to, 3 its place in that object's table.
 //!
-//! Words 0 to 4 are written while the block is PENDING and do not change while it is LIVE; 5 only rises.
+//! Words 0 to 4 are written while the block is PENDING and do not change while it is LIVE; of 5 bits are only set, and the
+//! entry once.
 
 /// Word indices.
 pub(crate) const GENERATION: u64 = 0;
@@ -20,8 +21,27 @@ pub(crate) const KIND: u64 = 1;
 pub(crate) const SHAPE: u64 = 2;
 pub(crate) const NAME: u64 = 3;
 pub(crate) const WORDS: u64 = 4;
-pub(crate) const PINNED: u64 = 5;
+pub(crate) const REASONS: u64 = 5;
 pub(crate) const HOLDERS: u64 = 6;
+
+/// Low bits of REASONS: classes of pin rows of which one may name it.
+pub(crate) const PIN_CLASSES: u64 = 24;
+/// In REASONS: it may have names beside the first one.
+pub(crate) const NAMES: u64 = 1 << PIN_CLASSES;
+/// The rest of REASONS: where the entry of its first name was, as [`first_name`] packs it. 0: it had none.
+pub(crate) const FIRST_NAME: u64 = u64::MAX << FIRST_NAME_SHIFT;
+const FIRST_NAME_SHIFT: u64 = PIN_CLASSES + 1;
+
+/// Bits of FIRST_NAME for the entry at that offset. 0: none that fits.
+pub(crate) const fn first_name(entry: u64) -> u64 {
+    let bits = (entry / 64) << FIRST_NAME_SHIFT;
+    if entry_of(bits) == entry { bits } else { 0 }
+}
+
+/// The entry that FIRST_NAME speaks of.
+pub(crate) const fn entry_of(reasons: u64) -> u64 {
+    (reasons >> FIRST_NAME_SHIFT) * 64
+}
 
 /// What the kind's word says: the kind's number, and how many parts there can be.
 pub(crate) const fn kind_and_parts(word: u64) -> (u64, u64) {
@@ -47,6 +67,10 @@ pub(crate) enum Kind {
     Buffer = 6,
     /// `SharedMap`.
     Map = 10,
+    /// A name of an object: see `names`.
+    Name = 14,
+    /// The names of one bucket.
+    NameList = 15,
 }
 
 impl Kind {
@@ -60,6 +84,8 @@ impl Kind {
             5 => "a pool",
             6 => "a buffer",
             10 => "a SharedMap",
+            14 => "a name",
+            15 => "a list of names",
             _ => "no object that we know",
         }
     }

@@ -107,7 +107,8 @@ proptest! {
         for (reserve, max) in [(reserve, max), (reserve, few), (extents << 20, few), (extents << 20, max)] {
             if let Some(g) = Geometry::new(reserve, max) {
                 prop_assert!(g.row_at(g.max_processes) + super::layout::ROW <= g.extents_at);
-                prop_assert!(g.extents_at + g.extents * 8 <= g.pins_at);
+                prop_assert!(g.extents_at + g.extents * 8 <= g.names_at);
+                prop_assert!(g.bucket_at(super::names::BUCKETS - 1) + 8 <= g.pins_at);
                 prop_assert!(g.pin_at(super::layout::PIN_ROWS - 1) < g.first_extent * super::layout::EXTENT);
                 prop_assert!(g.first_extent < g.extents && g.extents * super::layout::EXTENT == g.reserve);
                 prop_assert!(g.holder_words() * 64 > u64::from(g.max_processes));
@@ -153,7 +154,7 @@ fn a_segment_that_is_not_ours_is_refused() {
 
 #[test]
 fn a_further_private_segment_is_not_the_default_and_ends_with_its_last_handle() {
-    let of_its_own = Segment::private().unwrap();
+    let of_its_own = Segment::private(None, None).unwrap();
     let default = Segment::default_segment().unwrap();
     assert_ne!(of_its_own.id(), default.id());
     let value = SharedValue::<u64>::place_in(&of_its_own, 5).unwrap();
@@ -178,7 +179,7 @@ fn a_further_private_segment_is_not_the_default_and_ends_with_its_last_handle() 
 /// The last handle goes in one thread while another joins: never two records of one part, none lost.
 #[test]
 fn joining_while_the_last_handle_goes() {
-    let segment = Segment::private().unwrap();
+    let segment = Segment::private(None, None).unwrap();
     let fd = segment.descriptor().unwrap().try_clone_to_owned().unwrap();
     drop(segment);
     std::thread::scope(|scope| {
@@ -200,7 +201,7 @@ fn joining_while_the_last_handle_goes() {
 /// Pins are taken away along their chain, and no other row is asked; a chain that leads elsewhere says so.
 #[test]
 fn a_chain_of_pins_is_its_own() {
-    let segment = Segment::private().unwrap();
+    let segment = Segment::private(None, None).unwrap();
     let me = segment.me().unwrap();
     let values: Vec<_> = (0..200).map(|i| SharedValue::<u64>::place_in(&segment, i).unwrap()).collect();
     let pin = |value: &SharedValue<u64>, tag, before| segment.pin(value.object(), me, tag, before).unwrap();
@@ -236,5 +237,145 @@ fn a_chain_of_pins_is_its_own() {
     let value = SharedValue::<u64>::place_in(&segment, 1).unwrap();
     for _ in 0..100_000 {
         assert_eq!(segment.unpin_chain(pin(&value, 9, none), 9), Ok(true));
+    }
+}
+
+mod directory {
+    //! Names against a plain map, full lists, and what other bytes do.
+
+    use super::*;
+    use crate::segment::directory::{Claim, FoundOrClaimed};
+
+    fn claimed(segment: &Arc<Segment>, name: &str) -> Claim {
+        match segment.find_or_claim(name, "u64", false).unwrap() {
+            FoundOrClaimed::Claimed(claim) => claim,
+            FoundOrClaimed::Found(found) => panic!("{name} is there: {found:?}"),
+        }
+    }
+
+    fn give(segment: &Arc<Segment>, name: &str, value: &SharedValue<u64>) {
+        assert!(claimed(segment, name).publish(value.object()));
+    }
+
+    fn get(segment: &Arc<Segment>, name: &str) -> Option<u64> {
+        let found = segment.find(name).unwrap()?;
+        Some(SharedValue::<u64>::open_in(segment, found.object).unwrap().get())
+    }
+
+    #[test]
+    fn a_name_keeps_its_object_until_it_is_taken_away() {
+        let segment = Segment::private(None, None).unwrap();
+        let value = SharedValue::<u64>::place_in(&segment, 7).unwrap();
+        assert!(segment.find("seven").unwrap().is_none());
+        give(&segment, "seven", &value);
+        drop(value);
+        let report = segment.verify().unwrap();
+        assert_eq!((report.objects, report.names, report.busy), (1, 1, 0));
+        assert_eq!(get(&segment, "seven"), Some(7));
+        let held =
+            SharedValue::<u64>::open_in(&segment, segment.find("seven").unwrap().unwrap().object).unwrap();
+        assert!(segment.remove_name("seven").unwrap().is_some());
+        assert!(segment.remove_name("seven").unwrap().is_none());
+        // Another object of that name; the handle of the old one stays what it is.
+        give(&segment, "seven", &SharedValue::<u64>::place_in(&segment, 8).unwrap());
+        assert_eq!((held.get(), get(&segment, "seven")), (7, Some(8)));
+        drop(held);
+        let report = segment.verify().unwrap();
+        assert_eq!((report.objects, report.names, report.busy), (1, 1, 0));
+    }
+
+    #[test]
+    fn an_object_of_several_names_goes_with_the_last() {
+        let segment = Segment::private(None, None).unwrap();
+        let value = SharedValue::<u64>::place_in(&segment, 7).unwrap();
+        for name in ["a", "b", "c"] {
+            give(&segment, name, &value);
+        }
+        drop(value);
+        for name in ["a", "c", "b"] {
+            assert_eq!(get(&segment, name), Some(7));
+            assert!(segment.remove_name(name).unwrap().is_some());
+        }
+        let report = segment.verify().unwrap();
+        assert_eq!((report.objects, report.names, report.busy), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_claim_that_is_dropped_leaves_the_name_free() {
+        let segment = Segment::private(None, None).unwrap();
+        drop(claimed(&segment, "x"));
+        let taken = claimed(&segment, "x");
+        assert!(segment.find("x").unwrap().is_none(), "a claim is no name");
+        // Somebody who has an object already takes the claim away at once.
+        let other = match segment.find_or_claim("x", "u64", true).unwrap() {
+            FoundOrClaimed::Claimed(claim) => claim,
+            FoundOrClaimed::Found(found) => panic!("{found:?}"),
+        };
+        let [a, b] = [1, 2].map(|i| SharedValue::<u64>::place_in(&segment, i).unwrap());
+        assert!(!taken.publish(a.object()));
+        assert!(other.publish(b.object()));
+        drop((a, b));
+        assert_eq!(get(&segment, "x"), Some(2));
+        let report = segment.verify().unwrap();
+        assert_eq!((report.objects, report.names, report.busy), (1, 1, 0));
+    }
+
+    #[test]
+    fn names_of_all_lengths() {
+        let segment = Segment::private(None, None).unwrap();
+        let value = SharedValue::<u64>::place_in(&segment, 7).unwrap();
+        let names: Vec<String> = (1..=255).map(|n| "n".repeat(n)).collect();
+        names.iter().for_each(|name| give(&segment, name, &value));
+        for name in &names {
+            let found = segment.find(name).unwrap().unwrap();
+            assert_eq!((found.name.as_slice(), found.type_name.as_slice()), (name.as_bytes(), &b"u64"[..]));
+        }
+        assert_eq!(segment.names().unwrap().len(), 255);
+        assert_eq!(segment.verify().unwrap().names, 255);
+    }
+
+    proptest! {
+        /// Names come and go, in a few buckets and many, and with claims that are left over.
+        #[test]
+        fn as_a_plain_map(steps in proptest::collection::vec((0u8..5, 0u64..24), 1..120)) {
+            let segment = Segment::private(None, None).unwrap();
+            let mut model = std::collections::HashMap::new();
+            let mut left = Vec::new();
+            for (i, (what, n)) in steps.into_iter().enumerate() {
+                let (name, i) = (format!("name-{n}"), i as u64);
+                match what {
+                    0 | 1 => match segment.find_or_claim(&name, "u64", true).unwrap() {
+                        FoundOrClaimed::Claimed(claim) => {
+                            prop_assert!(!model.contains_key(&name));
+                            let value = SharedValue::<u64>::place_in(&segment, i).unwrap();
+                            prop_assert!(claim.publish(value.object()));
+                            model.insert(name, i);
+                        }
+                        FoundOrClaimed::Found(found) => {
+                            prop_assert!(model.contains_key(&name));
+                            prop_assert_eq!(found.name, name.as_bytes());
+                        }
+                    },
+                    2 => {
+                        let removed = segment.remove_name(&name).unwrap();
+                        prop_assert_eq!(removed.is_some(), model.remove(&name).is_some());
+                    }
+                    // A claim in the hands of somebody who does not go on: others take it away.
+                    3 if !model.contains_key(&name) => left.push(match segment.find_or_claim(&name, "u64", true).unwrap() {
+                        FoundOrClaimed::Claimed(claim) => claim,
+                        FoundOrClaimed::Found(found) => panic!("{found:?}"),
+                    }),
+                    _ => prop_assert_eq!(get(&segment, &name), model.get(&name).copied()),
+                }
+            }
+            for n in 0..24 {
+                let name = format!("name-{n}");
+                prop_assert_eq!(get(&segment, &name), model.get(&name).copied());
+            }
+            drop(left);
+            let report = segment.verify().unwrap();
+            let n = model.len() as u64;
+            prop_assert_eq!((report.objects, report.names, report.busy), (n, n, 0));
+        }
     }
 }

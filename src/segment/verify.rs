@@ -10,20 +10,24 @@
 //!    TAILs, and each TAIL belongs to one;
 //! 2. each block's state word is one that we write;
 //! 3. claims and holds belong to slots that have marks;
-//! 4. a LIVE block has a record that fits into it, and a holder or a pin, and its table names parts that know it;
-//! 5. a PART is named by the table of one LIVE object.
+//! 4. a LIVE block has a record that fits into it, and a holder, a pin or a name (a block of the directory: is
+//!    reachable in it), and its table names parts that know it;
+//! 5. a PART is named by the table of one LIVE object;
+//! 6. of the directory each list is its bucket's and names entries that are its own, each name is there once and leads to
+//!    a LIVE object, and claims are those of the living.
 
 use super::{
     attached::Segment,
     extents::{Extent, State},
     layout::EXTENT,
     owner::Owner,
-    record,
+    record::{self, Kind},
 };
 use crate::{
     atomic::{Acquire, Relaxed},
     error::VerifyError,
 };
+use std::sync::Arc;
 
 /// So often damage has to look the same again,
 const SAME_LOOKS: u32 = 2;
@@ -36,6 +40,8 @@ const LOOKS: u32 = 16;
 pub struct Report {
     /// Live objects: handles that exist somewhere, pools, large arguments and results on their way.
     pub objects: u64,
+    /// Names in the directory.
+    pub names: u64,
     /// Further blocks of objects that grew.
     pub parts: u64,
     /// Places that processes are just filling, emptying or clearing. 0 when nobody works.
@@ -50,8 +56,10 @@ pub struct Report {
 
 impl Segment {
     /// See the module.
-    pub(crate) fn verify(&self) -> Result<Report, VerifyError> {
+    pub(crate) fn verify(self: &Arc<Self>) -> Result<Report, VerifyError> {
         self.forget_dead()?;
+        // Without memory for it, what is left over in the directory stays, and counts as busy.
+        let _ = self.tidy_names();
         // What others changed while we looked (a block that became a run between two words of it) does not look the
         // same the next time; damage does.
         let (mut found, mut same) = (self.look(), 0);
@@ -124,7 +132,9 @@ impl Segment {
                         keep.check_parts(&block).map_err(|at| {
                             wrong("an object that names a part which is none of its own", at)
                         })?;
+                        let kind = record::kind_and_parts(keep.record(&block, record::KIND).load(Relaxed)).0;
                         match keep.is_kept(&block) {
+                            true if kind == Kind::Name as u64 || kind == Kind::NameList as u64 => {}
                             true => report.objects += 1,
                             false => report.busy += 1,
                         }
@@ -132,6 +142,9 @@ impl Segment {
                 }
             }
         }
+        let (names, busy) =
+            self.check_names(|owner| self.may_claim(owner)).map_err(|(what, at)| wrong(what, at))?;
+        (report.names, report.busy) = (names, report.busy + busy);
         Ok(report)
     }
 
