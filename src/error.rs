@@ -315,7 +315,7 @@ pub enum CreateError {
     Os(#[from] OsError),
 }
 
-/// A named segment was not created, opened, listed or removed.
+/// A manager, or an object in it, was not created, opened, listed or removed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -409,6 +409,45 @@ pub enum OpenError {
         /// Ours.
         expected: u64,
     },
+    /// No object can have that name.
+    #[error("{name:?} is no name for an object: {fault}")]
+    ObjectName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        fault: NameFault,
+    },
+    /// No object has that name.
+    #[error("no object is named {name:?}")]
+    NoObject {
+        /// The name.
+        name: String,
+    },
+    /// An object has that name already.
+    #[error("an object is named {name:?} already: remove the name first")]
+    ObjectExists {
+        /// The name.
+        name: String,
+    },
+    /// The object of that name is another kind of object, or of another type.
+    #[error("{name:?} is {found}, not {expected}")]
+    WrongType {
+        /// The name.
+        name: String,
+        /// What was asked for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The object lies in other memory than the manager's.
+    #[error("the object lies in other memory than this manager's: create it through the manager")]
+    Elsewhere,
+    /// This process was not started with a manager shared.
+    #[error("no manager was shared with this process: {0}")]
+    NotShared(Cow<'static, str>),
+    /// The object is gone.
+    #[error(transparent)]
+    Handle(HandleError),
     /// No room: memory in /dev/shm, address space, or a limit on the size of files.
     #[error(
         "no room for a segment of {bytes} bytes: free memory in /dev/shm, raise the limit, or ask for less"

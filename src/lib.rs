@@ -24,6 +24,7 @@
 //! |---|---|
 //! | [`SharedValue`] | a value behind a lock; reads never wait and are never torn |
 //! | [`SharedAtomic`] | a counter or flag without a lock |
+//! | [`Manager`] | shared memory with a directory of objects by name; other programs can join it |
 //! | [`Pool`] | worker processes that run functions; no hook in `main`, no macro |
 //! | [`verify`] | is every byte of the shared memory free, or in use exactly once |
 //!
@@ -57,6 +58,8 @@ pub mod sync;
 pub mod bare;
 #[cfg(not(loom))]
 pub mod docs;
+#[cfg(not(loom))]
+mod manager;
 mod pool;
 #[cfg(not(loom))]
 mod shared_atomic;
@@ -66,6 +69,7 @@ mod value;
 #[cfg(not(loom))]
 pub use self::{
     codec::{Codec, Key, Plain, PlainData, Serde},
+    manager::{CommandExt, Manager, ManagerBuilder, Object, ObjectInfo},
     map::Cursor,
     number::{Atomic, Bits, Number},
     pool::{FlattenErrors, Map, Pool, PoolBuilder, TaskFuture, Wire},

@@ -131,21 +131,6 @@ impl Geometry {
         Self::new(reserve, super::DEFAULT_MAX_PROCESSES).ok_or(CreateError::Full { bytes: wish })
     }
 
-    /// Of at least `reserve` bytes (as a process without wishes gets), for `max_processes`.
-    pub(crate) fn wished(reserve: Option<u64>, max_processes: Option<u32>) -> Result<Self, CreateError> {
-        let usual = || memory::physical_memory().clamp(1 << 30, 1 << 36).min(memory::file_size_limit());
-        let bytes = reserve.unwrap_or_else(usual);
-        let max_processes = max_processes.unwrap_or(super::DEFAULT_MAX_PROCESSES);
-        if !(1..=MOST_PROCESSES).contains(&max_processes) {
-            return Err(CreateError::Invalid(format!("places for {max_processes} processes").into()));
-        }
-        let reserve = bytes.checked_next_multiple_of(EXTENT).filter(|&bytes| bytes <= isize::MAX as u64);
-        let reserve = reserve.ok_or(CreateError::Full { bytes })?;
-        // A little that is too little is what the tables take, and one extent.
-        let mut fits = (reserve..).step_by(EXTENT as usize).take(16);
-        fits.find_map(|reserve| Self::new(reserve, max_processes)).ok_or(CreateError::Full { bytes })
-    }
-
     /// The row of `slot`.
     pub(crate) fn row_at(&self, slot: u32) -> u64 {
         debug_assert!(slot <= self.max_processes);

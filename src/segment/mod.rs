@@ -68,7 +68,7 @@ mod attached {
         extents::{Block, Extents, Hints, State},
         keep::{Keep, PinChain, Place},
         layout::{EXTENT, Geometry, MAGIC, VERSION, header},
-        named::Named,
+        named::{self, Named, NamedOptions},
         names,
         object::Object,
         owner::Owner,
@@ -77,7 +77,7 @@ mod attached {
     };
     use crate::{
         atomic::{self, Acquire, Private32, Relaxed, Release, Rule},
-        error::{CreateError, HandleError, OsError},
+        error::{CreateError, HandleError, OpenError, OsError},
         os::{
             fork,
             liveness::{self, DescriptorsLost, Observer},
@@ -228,18 +228,23 @@ mod attached {
             Ok(segment)
         }
 
-        /// A further private segment, reached through its handles and its descriptor only. Of that size, and for so many
-        /// processes, if somebody cares.
-        pub(crate) fn private(
-            reserve: Option<u64>,
-            max_processes: Option<u32>,
+        /// A further private segment, reached through its handles and its descriptor only.
+        pub(crate) fn private() -> Result<Arc<Self>, CreateError> {
+            Self::create_and_register(Self::create_default_size)
+        }
+
+        /// As [`Self::private`], of that size, and for so many processes.
+        pub(crate) fn private_of(options: &NamedOptions) -> Result<Arc<Self>, OpenError> {
+            let geometry = named::geometry_for(options)?;
+            Ok(Self::create_and_register(|local| Self::create_private(geometry, local))?)
+        }
+
+        fn create_and_register(
+            create: impl FnOnce(&mut Local) -> Result<(Arc<Self>, Own), CreateError>,
         ) -> Result<Arc<Self>, CreateError> {
             let mut local = local()?;
             let local = local.get_or_insert_default();
-            let (segment, own) = match (reserve, max_processes) {
-                (None, None) => Self::create_default_size(local)?,
-                _ => Self::create_private(Geometry::wished(reserve, max_processes)?, local)?,
-            };
+            let (segment, own) = create(local)?;
             local.register(&segment, own);
             Ok(segment)
         }

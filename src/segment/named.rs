@@ -685,7 +685,7 @@ fn take_name(at: &ShmName, fd: BorrowedFd<'_>, file: FileId) -> Result<bool, OsE
 }
 
 /// How large a new segment is.
-fn geometry_for(options: &NamedOptions) -> Result<Geometry, OpenError> {
+pub(super) fn geometry_for(options: &NamedOptions) -> Result<Geometry, OpenError> {
     if options.mode & !0o666 != 0 || options.mode & 0o600 != 0o600 {
         return Err(OpenError::Invalid(
             "a mode lets at least its owner read and write, and nobody execute".into(),

@@ -169,15 +169,17 @@ impl List {
     ) -> Result<Self, Overwritten> {
         let word = shelf.bucket(bucket);
         for _ in 0..ROUNDS {
-            // Acquire, here and below: pairs with the Release that put the list there.
-            let at = word.load(unless(Mutation::BucketNotAcquired, Acquire));
+            // Relaxed: what counts is the second look.
+            let at = word.load(Relaxed);
             if at == 0 {
                 return Ok(Self { bucket, place: None, lines: Vec::new() });
             }
             if let Some(card) = shelf.card(at) {
                 // Acquire: the look at the bucket comes after it; pairs with the Release of `begin_life`.
                 let generation = card.generation.load(Acquire);
-                if broken(Mutation::BucketNotAskedAgain) || word.load(Acquire) == at {
+                // Acquire: pairs with the Release that put the list there.
+                let order = unless(Mutation::BucketNotAcquired, Acquire);
+                if broken(Mutation::BucketNotAskedAgain) || word.load(order) == at {
                     let lines = copy_lines(&card, &wanted);
                     fence(Acquire); // after the contents; pairs with the fence of `begin_life`
                     if broken(Mutation::GenerationNotAskedAgain)
@@ -236,7 +238,7 @@ impl Entry {
         };
         // Acquire: the look at the list comes after it; pairs with the Release of `begin_life`.
         let generation = card.generation.load(Acquire);
-        if !broken(Mutation::ListNotAskedAgain) && !list.is_current(shelf) {
+        if !list.is_current(shelf) {
             return Ok(None);
         }
         // Acquire: a SET one's object is there; pairs with the Release of `publish`.
@@ -397,8 +399,6 @@ enum Mutation {
     RetractByStore,
     /// A look-up does not ask for the bucket's word between generation and contents.
     BucketNotAskedAgain,
-    /// A look-up does not ask for the list between an entry's generation and contents.
-    ListNotAskedAgain,
     /// A look-up does not look at generations a second time.
     GenerationNotAskedAgain,
     /// A new life's number releases nothing.

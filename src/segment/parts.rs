@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_part_is_zero_and_aligned_and_goes_with_its_object() {
-        let segment = Segment::private(None, None).unwrap();
+        let segment = Segment::private().unwrap();
         let owner = object(&segment, 3);
         assert_eq!((owner.w64().len(), owner.table().len()), (3, 3));
         for (index, bytes) in [(0, 100), (1, 65_536), (2, 3 << 20)] {
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_power_of_two_fits_without_waste() {
-        let segment = Segment::private(None, None).unwrap();
+        let segment = Segment::private().unwrap();
         let owner = object(&segment, 5);
         for (index, bytes) in [1024, 4096, 16384, 65536, 1 << 20].into_iter().enumerate() {
             owner.attach_part(index, bytes, |_| ()).unwrap();
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_table_that_was_overwritten_names_nothing() {
-        let segment = Segment::private(None, None).unwrap();
+        let segment = Segment::private().unwrap();
         let (owner, other) = (object(&segment, 2), object(&segment, 1));
         other.attach_part(0, 64, |_| ()).unwrap();
         owner.attach_part(0, 64, |_| ()).unwrap();
@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn too_much_is_full_and_leaves_nothing() {
-        let segment = Segment::private(None, None).unwrap();
+        let segment = Segment::private().unwrap();
         let owner = object(&segment, 1);
         for bytes in [1 << 50, u64::MAX, u64::MAX - 100] {
             assert!(matches!(owner.attach_part(0, bytes, |_| ()), Err(CreateError::Full { .. })));
@@ -389,7 +389,7 @@ mod tests {
         fn parts_keep_what_was_written(
             steps in proptest::collection::vec((0usize..2, 0usize..4, 1u64..200_000), 1..40)
         ) {
-            let segment = Segment::private(None, None).unwrap();
+            let segment = Segment::private().unwrap();
             let owners = [object(&segment, 4), object(&segment, 4)];
             let mut model = [[0u64; 4]; 2];
             for (i, (o, index, bytes)) in steps.into_iter().enumerate() {

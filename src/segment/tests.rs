@@ -154,7 +154,7 @@ fn a_segment_that_is_not_ours_is_refused() {
 
 #[test]
 fn a_further_private_segment_is_not_the_default_and_ends_with_its_last_handle() {
-    let of_its_own = Segment::private(None, None).unwrap();
+    let of_its_own = Segment::private().unwrap();
     let default = Segment::default_segment().unwrap();
     assert_ne!(of_its_own.id(), default.id());
     let value = SharedValue::<u64>::place_in(&of_its_own, 5).unwrap();
@@ -179,7 +179,7 @@ fn a_further_private_segment_is_not_the_default_and_ends_with_its_last_handle() 
 /// The last handle goes in one thread while another joins: never two records of one part, none lost.
 #[test]
 fn joining_while_the_last_handle_goes() {
-    let segment = Segment::private(None, None).unwrap();
+    let segment = Segment::private().unwrap();
     let fd = segment.descriptor().unwrap().try_clone_to_owned().unwrap();
     drop(segment);
     std::thread::scope(|scope| {
@@ -201,7 +201,7 @@ fn joining_while_the_last_handle_goes() {
 /// Pins are taken away along their chain, and no other row is asked; a chain that leads elsewhere says so.
 #[test]
 fn a_chain_of_pins_is_its_own() {
-    let segment = Segment::private(None, None).unwrap();
+    let segment = Segment::private().unwrap();
     let me = segment.me().unwrap();
     let values: Vec<_> = (0..200).map(|i| SharedValue::<u64>::place_in(&segment, i).unwrap()).collect();
     let pin = |value: &SharedValue<u64>, tag, before| segment.pin(value.object(), me, tag, before).unwrap();
@@ -264,7 +264,7 @@ mod directory {
 
     #[test]
     fn a_name_keeps_its_object_until_it_is_taken_away() {
-        let segment = Segment::private(None, None).unwrap();
+        let segment = Segment::private().unwrap();
         let value = SharedValue::<u64>::place_in(&segment, 7).unwrap();
         assert!(segment.find("seven").unwrap().is_none());
         give(&segment, "seven", &value);
@@ -286,7 +286,7 @@ mod directory {
 
     #[test]
     fn an_object_of_several_names_goes_with_the_last() {
-        let segment = Segment::private(None, None).unwrap();
+        let segment = Segment::private().unwrap();
         let value = SharedValue::<u64>::place_in(&segment, 7).unwrap();
         for name in ["a", "b", "c"] {
             give(&segment, name, &value);
@@ -302,7 +302,7 @@ mod directory {
 
     #[test]
     fn a_claim_that_is_dropped_leaves_the_name_free() {
-        let segment = Segment::private(None, None).unwrap();
+        let segment = Segment::private().unwrap();
         drop(claimed(&segment, "x"));
         let taken = claimed(&segment, "x");
         assert!(segment.find("x").unwrap().is_none(), "a claim is no name");
@@ -322,7 +322,7 @@ mod directory {
 
     #[test]
     fn names_of_all_lengths() {
-        let segment = Segment::private(None, None).unwrap();
+        let segment = Segment::private().unwrap();
         let value = SharedValue::<u64>::place_in(&segment, 7).unwrap();
         let names: Vec<String> = (1..=255).map(|n| "n".repeat(n)).collect();
         names.iter().for_each(|name| give(&segment, name, &value));
@@ -338,7 +338,7 @@ mod directory {
         /// Names come and go, in a few buckets and many, and with claims that are left over.
         #[test]
         fn as_a_plain_map(steps in proptest::collection::vec((0u8..5, 0u64..24), 1..120)) {
-            let segment = Segment::private(None, None).unwrap();
+            let segment = Segment::private().unwrap();
             let mut model = std::collections::HashMap::new();
             let mut left = Vec::new();
             for (i, (what, n)) in steps.into_iter().enumerate() {

@@ -23,7 +23,7 @@ fn engine(segment: &Arc<Segment>, inline: Option<(u8, u8)>) -> Engine {
 }
 
 fn private() -> Arc<Segment> {
-    Segment::private(None, None).unwrap()
+    Segment::private().unwrap()
 }
 
 fn get(engine: &Engine, key: &[u8]) -> Option<Vec<u8>> {

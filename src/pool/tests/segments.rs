@@ -41,7 +41,7 @@ fn descriptor(segment: &Segment) -> OwnedFd {
 }
 
 /// Objects, pins and processes, when what others are letting go is gone.
-fn until(segment: &Segment, wanted: (u64, u64)) {
+fn until(segment: &Arc<Segment>, wanted: (u64, u64)) {
     loop {
         let report = segment.verify().unwrap();
         if (report.objects, report.pins) == wanted {
