@@ -25,6 +25,7 @@
 //! | [`SharedValue`] | a value behind a lock; reads never wait and are never torn |
 //! | [`SharedAtomic`] | a counter or flag without a lock |
 //! | [`Manager`] | shared memory with a directory of objects by name; other programs can join it |
+//! | [`SharedMap`] | a dictionary, without a server; reads write nothing and wait for nobody |
 //! | [`Pool`] | worker processes that run functions; no hook in `main`, no macro |
 //! | [`verify`] | is every byte of the shared memory free, or in use exactly once |
 //!
@@ -45,8 +46,10 @@ mod atomic;
 #[cfg(not(loom))]
 mod codec;
 mod error;
-#[allow(dead_code, reason = "the typed face comes on top")]
+#[cfg(loom)]
 mod map;
+#[cfg(not(loom))]
+pub mod map;
 #[cfg(not(loom))]
 mod number;
 mod os;
@@ -70,7 +73,7 @@ mod value;
 pub use self::{
     codec::{Codec, Key, Plain, PlainData, Serde},
     manager::{CommandExt, Manager, ManagerBuilder, Object, ObjectInfo},
-    map::Cursor,
+    map::{KeyGuard, SharedMap},
     number::{Atomic, Bits, Number},
     pool::{FlattenErrors, Map, Pool, PoolBuilder, TaskFuture, Wire},
     segment::{Report, SegmentInfo},
@@ -79,7 +82,7 @@ pub use self::{
 };
 pub use error::{
     ArrayError, CreateError, EncodeError, Error, HandleError, Inherit, Inherited, LockError, LockResult,
-    NameFault, OpenError, OsError, PoolError, Result, TaskError, VerifyError,
+    MapError, NameFault, OpenError, OsError, PoolError, Result, TaskError, VerifyError,
 };
 
 /// Checks the process's own segment: is every byte free, or in use exactly once? Clears what dead processes left

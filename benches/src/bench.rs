@@ -8,6 +8,7 @@
 
 mod harness;
 mod locks;
+mod map_ours;
 mod map_outside;
 mod map_peers;
 mod maps;

@@ -15,7 +15,7 @@
 //! are scattered by splitmix64; each `get` looks at what it got, and a wrong value or a miss ends the run.
 
 use crate::harness::{Goals, Samples, Settings, Table, digits};
-use crate::{map_outside, map_peers, peers};
+use crate::{map_ours, map_outside, map_peers, peers};
 use std::hash::Hash;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -286,6 +286,10 @@ pub fn table(settings: &Settings, goals: &mut Goals) {
         "Nanoseconds per operation as each process (or thread) sees it; {} ms for each phase.\n",
         run.as_millis()
     );
+    // First, while the segment is small: memory that a map had stays with the segment.
+    let mut bytes = Samples::default();
+    bytes.push(map_ours::bytes_per_entry(n as u64));
+    println!("Memory of ours: {} bytes per entry of u64 -> u64.\n", digits(bytes.median()));
     let mut all = Vec::new();
     let words = Keys::<u64>::new(n, &sequence);
     let few = Keys::<u64>::few(&sequence, FEW.min(n));
@@ -302,12 +306,15 @@ pub fn table(settings: &Settings, goals: &mut Goals) {
         &few,
     ));
     state_goals(&all, goals);
+    if n >= 1_000_000 {
+        goals.at_most("map: bytes per entry of u64 -> u64", 50.0, bytes);
+    }
 }
 
 /// What one contestant needed: name, samples.
 type Results = Vec<(&'static str, [Vec<Samples>; 2])>;
 
-fn one_kind<K: Data + Hash + Eq, V: Data + PartialEq>(
+fn one_kind<K: Data + Hash + Eq + map_ours::AsKey, V: Data + PartialEq + map_ours::AsValue>(
     title: &str,
     kind: &'static str,
     settings: &Settings,
@@ -317,6 +324,7 @@ fn one_kind<K: Data + Hash + Eq, V: Data + PartialEq>(
 ) -> Results {
     let mut left_out = Vec::new();
     let mut rows = vec![
+        Contestant::new(OURS, "", Box::new(|plan| map_ours::run::<K, V>(plan, keys))),
         Contestant::new(HASHBROWN, "", Box::new(|plan| map_peers::hashbrown::<K, V>(plan, keys))),
         Contestant::new(DASHMAP, "", Box::new(|plan| map_peers::dashmap::<K, V>(plan, keys))),
         Contestant::new(PAPAYA, "", Box::new(|plan| map_peers::papaya::<K, V>(plan, keys))),
@@ -384,12 +392,12 @@ fn one_kind<K: Data + Hash + Eq, V: Data + PartialEq>(
             .chain(["get, uniform / hashbrown"])
             .collect::<Vec<_>>(),
     );
-    let base = rows[0].samples[0][1].clone();
+    let base = rows[1].samples[0][1].clone();
     for (row, failed) in rows.iter().zip(&failed) {
         if let Some(e) = failed {
             // The peer is broken, not we; ours must not fail.
             println!("{} failed: {e}\n", row.name);
-            assert!(!row.name.starts_with("**"), "our own map failed: {e}");
+            assert!(row.name != OURS, "our own map failed: {e}");
             continue;
         }
         let note = if row.note.is_empty() { String::new() } else { format!(" ({})", row.note) };

@@ -39,7 +39,10 @@ pub use self::{
     serial::Serde,
 };
 use crate::error::EncodeError;
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    ops::{Deref, DerefMut},
+};
 
 /// A type in the place of `K` or `V` of a container. It names three things: the encoding, what callers pass (`Ref`, never
 /// an allocation), and what they get (`Owned`).
@@ -136,7 +139,7 @@ pub trait Codec: 'static {
 pub trait Key: Codec {}
 
 /// Bytes to encode into that are used again by this thread: what is looked up often shall not allocate.
-struct Scratch(Vec<u8>);
+pub(crate) struct Scratch(Vec<u8>);
 
 thread_local! {
     static FREE: Cell<Option<Vec<u8>>> = const { Cell::new(None) };
@@ -146,9 +149,24 @@ impl Scratch {
     /// What is kept between two uses.
     const KEPT_BYTES: usize = 1 << 16;
 
-    fn take() -> Self {
+    /// An empty one.
+    pub(crate) fn take() -> Self {
         // In the destructor of another thread-local ours may be gone: then it is a new vector.
         Self(FREE.try_with(Cell::take).ok().flatten().unwrap_or_default())
+    }
+}
+
+impl Deref for Scratch {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
     }
 }
 

@@ -16,7 +16,15 @@
 //! | `lock.acquire(block=False)` | [`v.try_get_lock()`](crate::SharedValue::try_get_lock) | |
 //! | `Lock()`, `RLock()` | a `SharedValue` of what the lock protects; `SharedValue::new(())` if it is outside | not recursive |
 //! | `Array('d', n)` | `SharedValue::new([0.0; N])?` for small fixed ones | arrays of a size known at run time: not yet |
-//! | `Manager().dict()`, `.list()`, `Queue`, `Event`, `Semaphore`, `Barrier`, `Condition` | not yet | |
+//! | `Manager().dict()` | [`SharedMap::<String, u64>::new()?`](crate::SharedMap) | no server process: reads are memory accesses, some hundred times faster; keys and values have types |
+//! | `d[k]`, `d.get(k)` | [`d.get(k)?`](crate::SharedMap::get) | an `Option`; never waits, also not behind a dead process |
+//! | `d[k] = v`, `d.pop(k, None)`, `k in d`, `len(d)` | [`insert`](crate::SharedMap::insert) or [`set`](crate::SharedMap::set), [`remove`](crate::SharedMap::remove), [`contains_key`](crate::SharedMap::contains_key), [`len`](crate::SharedMap::len) | |
+//! | `d[k] += 1`, which loses updates | [`d.fetch_add(k, 1)?`](crate::SharedMap::fetch_add), [`d.update(k, f)?`](crate::SharedMap::update) | one step |
+//! | `d.setdefault(k, v)` | [`try_insert`](crate::SharedMap::try_insert), [`get_or_insert_with`](crate::SharedMap::get_or_insert_with) | |
+//! | `d.items()`, `d.keys()`, `dict(d)` | [`&d`](crate::SharedMap::iter), [`keys`](crate::SharedMap::keys), [`snapshot`](crate::SharedMap::snapshot) | while others write; in no order |
+//! | `d[k].append(x)`, which changes a copy | [`update`](crate::SharedMap::update) of the whole value | the old trap does not compile: `get` gives a value of your own |
+//! | `with lock:` around several steps on a key | [`d.get_lock(k)?`](crate::SharedMap::get_lock), [`lock_many`](crate::SharedMap::lock_many) | |
+//! | `Manager().list()`, `Queue`, `Event`, `Semaphore`, `Barrier`, `Condition` | not yet | |
 //! | `shared_memory.SharedMemory(name)` | not yet | segments are private to a program and its workers |
 //! | `ProcessPoolExecutor(2)`, `Pool(2)` | [`Pool::new(2)?`](crate::Pool::new) | no `if __name__ == "__main__"`, no start method |
 //! | `ProcessPoolExecutor()` | `Pool::builder().build()?` | counts the CPUs that this process may use |

@@ -60,6 +60,26 @@
 //!   padding, that derive it. Not `bool` (take `u8`, or a [`SharedAtomic`](crate::SharedAtomic)), `char`, enums, tuples,
 //!   `String`, `Vec`.
 //!
+//! # Maps
+//!
+//! * **A key has at most 1 MiB, a value at most 1 GiB**, encoded. A map lies in one segment, and ends with it. Memory that a
+//!   map had is used again by it, and by others only when the map is gone.
+//! * **A key is its bytes.** So floats and [`Serde`](crate::Serde) are no keys (`0.0` and `-0.0` are equal, with other
+//!   bytes), and a `Plain<T>` key needs an `Eq` that compares all bytes, as a derived one does.
+//! * **Each operation is one step, several are not.** `len`, `iter` and `snapshot` see each entry at a moment of its own. For
+//!   several steps on a key there is [`get_lock`](crate::SharedMap::get_lock); keys share 256 of these locks, so take
+//!   several with [`lock_many`](crate::SharedMap::lock_many), never one by one.
+//! * **`get` copies.** There are no references into the map: another process may overwrite what they lead to. A value is as
+//!   good as its size: of megabytes, keep an object of its own for each.
+//! * **`update` runs its closure again** if somebody else was faster; it must not have effects that count twice.
+//! * **A writer that is stopped in the middle of a write** holds up writers whose keys fall into its shard (one of 8 to 64),
+//!   as long as it is stopped. No reader, and no writer elsewhere. One that is killed there holds up nobody.
+//! * **No handles inside of values**: what a handle names would be kept by nobody. It is an error when it is written.
+//! * **`Serde` values**: what postcard cannot do, see under Pool, is an error when it is written or read; bytes that somebody
+//!   overwrote can, for recursive types, overflow the stack.
+//! * **A peer can store any bytes** as a key or value. They are checked when they are decoded: [`MapError::Decode`](crate::MapError::Decode)
+//!   says of which key.
+//!
 //! # Peers
 //!
 //! The words that hold the structure together (locks, tables, records, tasks) are checked each time: overwritten, they give

@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p allmend-benches
 //! cargo run --release -p allmend-benches -- --quick                    few and short runs: it works; numbers are rough
-//! cargo run --release -p allmend-benches -- --only uncontended,pool    some tables: uncontended read contended pool python
+//! cargo run --release -p allmend-benches -- --only uncontended,pool    some tables: uncontended read contended map pool python
 //! cargo run --release -p allmend-benches -- --repetitions 15           more of them
 //! ```
 //!
@@ -28,6 +28,10 @@
 //! | taking over from a dead owner | one question to the kernel; its cost grows with the number of attached processes |
 //! | `SharedAtomic` | one instruction for integers; a loop of compare-exchange for floats, `min`, `max` |
 //! | `SharedValue::new` | a search for a free block, then its record and bytes; the first one of a process also makes the segment |
+//! | `SharedMap::get`, key and value of at most 8 bytes each | a hash, and one cache line of the table |
+//! | `SharedMap::get`, larger | a hash, a line of the table, and the entry's block; the value is copied once, and decoded |
+//! | `SharedMap::insert`, `update`, `remove` | two atomic read-modify-writes for the shard's lock, the look, one store; `update` looks first, and tries again if it lost |
+//! | `SharedMap::iter` | each chain is copied: two small allocations an entry |
 //! | `Pool::new` | one `posix_spawn` per worker, at the same time, whatever the size of this process |
 //! | a task, submitted alone | encode, one slot, one wake; decode |
 //! | a task in `map` | its share of a batch: batches grow until they take about 200 us |

@@ -36,6 +36,7 @@ const LOAD_INLINE: (u64, u64) = (8, 5);
 const LOAD_BLOCKS: (u64, u64) = (7, 2);
 
 /// What is in a map, and what it takes.
+#[cfg_attr(not(test), allow(dead_code, reason = "tests ask"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Stats {
     pub(crate) entries: u64,
@@ -660,6 +661,7 @@ impl Engine {
     }
 
     /// Counts what is there, shard by shard, and looks whether it adds up.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests ask"))]
     pub(crate) fn stats(&self) -> Result<Stats, MapError> {
         let mut stats = Stats { shards: self.layout.shards() as u64, sound: true, ..Stats::default() };
         for index in 0..self.layout.shards() {

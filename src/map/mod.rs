@@ -4,8 +4,11 @@
 //! shape     where everything is, as numbers              commit    changes, each of one store
 //! probe     reading without a lock                       recovery  what the heir of a lock does first
 //! shard     a shard over its object's parts              hold      shard locks and key locks
-//! engine    the face of the room: encoded keys           scan      iteration
+//! engine    the room's inner face: encoded keys           scan      the order of iteration
 //! mutation  the ways to break it that the models notice
+//!
+//! face      SharedMap: types on top of the engine        change    read, change, write: update, fetch_add, ..
+//! iter      iterators, with their cursors                lock      locks on keys, for users
 //! ```
 //!
 //! A map is an object with parts (`segment/parts.rs`): it grows by further parts, and nothing of it ever moves. It has
@@ -34,22 +37,28 @@ mod recovery;
 mod shape;
 
 #[cfg(not(loom))]
+mod change;
+#[cfg(not(loom))]
 mod engine;
 #[cfg(not(loom))]
+mod face;
+#[cfg(not(loom))]
 mod hold;
+#[cfg(not(loom))]
+mod iter;
+#[cfg(not(loom))]
+mod lock;
 #[cfg(not(loom))]
 mod scan;
 #[cfg(not(loom))]
 mod shard;
 
 #[cfg(not(loom))]
-pub use self::scan::Cursor;
-#[cfg(not(loom))]
-#[allow(unused_imports, reason = "the face takes what it needs")]
-pub(crate) use self::{
-    engine::{Engine, Seen, Stats},
-    hold::Stripe,
-    shape::{LONGEST_KEY, LONGEST_VALUE, STRIPES, Shape},
+pub use self::{
+    face::{MapBuilder, SharedMap},
+    iter::{Iter, Keys, Values},
+    lock::KeyGuard,
+    scan::Cursor,
 };
 
 #[cfg(all(test, not(loom)))]

@@ -203,6 +203,7 @@ mod sizes {
     }
 
     /// Words of a block for such a key and value.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests ask"))]
     pub(in crate::map) fn block_words(key: usize, value: usize) -> u64 {
         (super::BLOCK_HEADER + words_for(key) + words_for(value)) as u64
     }

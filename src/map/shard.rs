@@ -403,6 +403,7 @@ impl<'a> Shard<'a> {
 
     /// Counts what is there, under the lock: bytes in entries' blocks, and in free ones; and whether everything is one or
     /// the other, once.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests ask"))]
     pub(super) fn audit(&self) -> Result<Audit, Refusal> {
         let inline = self.layout.inline.is_some();
         let mut marked = Marked::default();
@@ -453,6 +454,7 @@ fn cut_from(words: &[Word64], size: u64, class: usize) -> Option<usize> {
 }
 
 /// What an audit found.
+#[cfg_attr(not(test), allow(dead_code, reason = "tests ask"))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Audit {
     pub(super) entries: u64,

@@ -1,6 +1,8 @@
 //! The engine against a plain `HashMap`, and what its bytes can be made to do.
 
-use super::{Cursor, Engine, Shape};
+mod face;
+
+use super::{Cursor, engine::Engine, shape::Shape};
 use crate::{
     atomic::Relaxed,
     error::MapError,
@@ -282,7 +284,7 @@ fn full_is_an_error_and_everything_stays() {
 fn limits_are_errors() {
     let segment = private();
     let blocks = engine(&segment, None);
-    let long = vec![0; super::LONGEST_KEY + 1];
+    let long = vec![0; super::shape::LONGEST_KEY + 1];
     assert!(matches!(blocks.insert(&long, b"", None), Err(MapError::TooLarge { .. })));
     blocks.insert(&long[1..], b"1", None).unwrap();
     assert_eq!(get(&blocks, &long[1..]), Some(b"1".to_vec()));

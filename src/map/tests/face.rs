@@ -1,0 +1,59 @@
+//! The typed face where the front door does not lead: maps in other segments, and handles of other types.
+
+use crate::{
+    HandleError, Plain, Serde, SharedValue,
+    codec::{Codec, Key},
+    map::SharedMap,
+    segment::{Place, Segment},
+};
+use std::sync::Arc;
+
+fn opens<K: Key, V: Codec>(segment: &Arc<Segment>, place: Place) -> Result<usize, HandleError> {
+    SharedMap::<K, V>::open_in(segment, place).map(|map| map.len())
+}
+
+#[test]
+fn a_map_is_opened_by_its_types_only() {
+    let segment = Segment::private().unwrap();
+    let map = SharedMap::<String, u64>::place_in(&segment).unwrap();
+    map.insert("a", 1).unwrap();
+    let place = map.object().place();
+    let same = SharedMap::<String, u64>::open_in(&segment, place).unwrap();
+    same.insert("b", 2).unwrap();
+    assert_eq!((map.get("b").unwrap(), opens::<String, u64>(&segment, place)), (Some(2), Ok(2)));
+
+    fn is_wrong(opened: Result<usize, HandleError>) {
+        assert!(matches!(opened, Err(HandleError::WrongType { .. })), "{opened:?}");
+    }
+    is_wrong(opens::<String, i64>(&segment, place));
+    is_wrong(opens::<String, u32>(&segment, place));
+    is_wrong(opens::<u64, u64>(&segment, place));
+    is_wrong(opens::<u64, String>(&segment, place));
+    is_wrong(opens::<Vec<u8>, u64>(&segment, place));
+    is_wrong(opens::<String, Serde<u64>>(&segment, place));
+    is_wrong(opens::<String, Plain<u64>>(&segment, place));
+    is_wrong(opens::<String, [u64; 1]>(&segment, place));
+    let value = SharedValue::<u64>::place_in(&segment, 1).unwrap();
+    is_wrong(opens::<String, u64>(&segment, value.object().place()));
+    match SharedMap::<u64, u64>::open_in(&segment, place) {
+        Err(HandleError::WrongType { expected, found }) => {
+            assert_eq!(expected, "a SharedMap of (u64, u64)");
+            assert!(found.starts_with("a SharedMap"), "{found}");
+        }
+        other => panic!("{other:?}"),
+    }
+
+    drop((map, same));
+    assert_eq!(opens::<String, u64>(&segment, place), Err(HandleError::Gone));
+    assert_eq!(segment.verify().unwrap().objects, 1);
+}
+
+/// The word of an inline map is what the types say, also for those that are not numbers.
+#[test]
+fn small_types_lie_in_the_table() {
+    assert_eq!(SharedMap::<u64, u64>::INLINE, Some((8, 8)));
+    assert_eq!(SharedMap::<(u16, bool), ()>::INLINE, Some((3, 0)));
+    assert_eq!(SharedMap::<char, Plain<[u8; 5]>>::INLINE, Some((4, 5)));
+    assert_eq!(SharedMap::<u64, [u8; 9]>::INLINE, None);
+    assert_eq!(SharedMap::<String, u64>::INLINE, None);
+}
