@@ -1,0 +1,105 @@
+//! What both segment targets do: a segment with one object of each kind, and every operation on them. All of it must
+//! return, with a value or an error; which one does not matter.
+
+use allmend::{Manager, SharedAtomic, SharedValue};
+use std::time::Duration;
+
+/// Long enough to take a lock that is free, short enough for a lock whose word names a living owner.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// The input, byte by byte; zeros behind its end.
+pub struct Input<'a>(pub &'a [u8]);
+
+impl Input<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn byte(&mut self) -> u8 {
+        match self.0.split_first() {
+            Some((&byte, rest)) => {
+                self.0 = rest;
+                byte
+            }
+            None => 0,
+        }
+    }
+
+    pub fn number(&mut self, bytes: u32) -> u64 {
+        (0..bytes).fold(0, |n, i| n | u64::from(self.byte()) << (8 * i))
+    }
+
+    /// A word in the place of `old`: anything, one bit away, or a little more.
+    pub fn word(&mut self, old: u64) -> u64 {
+        match self.byte() {
+            choice @ 0..=63 => old ^ 1 << choice,
+            choice @ 64..=127 => old.wrapping_add(u64::from(choice)).wrapping_sub(96),
+            128..=160 => u64::from(self.byte()),
+            161..=192 => self.number(4),
+            _ => self.number(8),
+        }
+    }
+}
+
+/// A small segment with everything in it.
+pub fn furnished() -> Manager {
+    let manager = Manager::builder().reserve(16 << 20).max_processes(7).new().expect("a segment");
+    manager.value("small", 7u32).expect("a value");
+    manager.value("large", [7u64; 40]).expect("a value");
+    manager.atomic("atomic", 7i64).expect("an atomic");
+    manager
+}
+
+/// What a process keeps in its hands while the bytes change.
+pub struct Hands {
+    small: Option<SharedValue<u32>>,
+    large: Option<SharedValue<[u64; 40]>>,
+    atomic: Option<SharedAtomic<i64>>,
+}
+
+impl Hands {
+    pub fn open(manager: &Manager) -> Self {
+        Self {
+            small: manager.open_object("small").ok(),
+            large: manager.open_object("large").ok(),
+            atomic: manager.open_object("atomic").ok(),
+        }
+    }
+
+    /// One operation.
+    pub fn work(&mut self, manager: &Manager, choice: u8) {
+        match choice % 24 {
+            0 => drop(manager.objects()),
+            1 => drop(manager.verify()),
+            2 => drop(manager.open_object::<SharedValue<u32>>("small")),
+            3 => drop(manager.open_object::<SharedValue<[u64; 40]>>("large")),
+            4 => drop(manager.open_object::<SharedValue<u8>>("small")),
+            5 => drop(manager.value("new", u64::from(choice))),
+            6 => drop(manager.remove("new")),
+            7 => drop(manager.remove("small")),
+            8 => drop(manager.atomic("another", choice)),
+            9 => *self = Self::open(manager),
+            10 => {
+                if let Some(small) = &self.small {
+                    small.get();
+                    let _ = small.get_lock_timeout(PATIENCE).map(|mut guard| *guard += 1);
+                }
+            }
+            11 => {
+                if let Some(large) = &self.large {
+                    large.get();
+                    let _ = large.get_lock_timeout(PATIENCE).map(|mut guard| guard[3] += 1);
+                }
+            }
+            12 => {
+                if let Some(atomic) = &self.atomic {
+                    atomic.fetch_add(1);
+                }
+            }
+            13 => drop(self.small.as_ref().map(|small| manager.publish("again", small))),
+            14 => self.large = None,
+            15 => drop((0..20).map(|i| manager.value(&format!("row {i}"), [i; 4])).collect::<Vec<_>>()),
+            _ => {}
+        }
+    }
+}
