@@ -143,6 +143,17 @@ pub(crate) fn fence(order: Ordering) {
     imp::fence(order);
 }
 
+/// The full fence right behind a locked read-modify-write, for protocols in which two announce and then each looks for
+/// the other. On x86-64 that instruction is the fence already, and only the compiler must be kept from moving loads;
+/// elsewhere, and in models, it is a fence.
+#[inline(always)]
+pub(crate) fn fence_after_swap() {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    core::sync::atomic::compiler_fence(SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    fence(SeqCst);
+}
+
 /// One pause of a spinning loop.
 #[inline]
 pub(crate) fn spin() {
@@ -153,10 +164,9 @@ pub(crate) fn spin() {
 }
 
 /// Words of this process alone: no other process sees them, so a kill before a write to them means nothing.
-#[cfg(not(loom))]
 pub(crate) use private::{Private32, Private64};
 
-#[cfg(not(loom))]
+#[cfg_attr(loom, allow(dead_code, reason = "models make few of them"))]
 mod private {
     use super::{Ordering, imp};
 
@@ -164,12 +174,17 @@ mod private {
         ($name:ident, $atomic:ident, $plain:ty) => {
             /// As the shared word of that width, without kill points.
             #[derive(Debug, Default)]
-            #[repr(transparent)]
+            #[cfg_attr(not(loom), repr(transparent))]
             pub(crate) struct $name(imp::$atomic);
 
             #[allow(dead_code, reason = "both widths have the same operations, whoever needs them")]
             impl $name {
+                #[cfg(not(loom))]
                 pub(crate) const fn new(value: $plain) -> Self {
+                    Self(imp::$atomic::new(value))
+                }
+                #[cfg(loom)]
+                pub(crate) fn new(value: $plain) -> Self {
                     Self(imp::$atomic::new(value))
                 }
                 #[inline]

@@ -46,6 +46,9 @@ pub enum LockError<G = Infallible> {
     /// The array was frozen: nobody gets it for writing any more.
     #[error("the array is frozen")]
     Frozen,
+    /// This process, or all together, hold as many claims on parts of one array as there is room for.
+    #[error("too many claims on one array at a time")]
+    TooManyClaims,
     /// The bytes of the lock are not what a lock can be: somebody overwrote them.
     #[error("the lock's bytes were overwritten: whatever they protected cannot be trusted")]
     Damaged,
@@ -107,6 +110,7 @@ impl<G> LockError<G> {
             LockError::Timeout { owner } => LockError::Timeout { owner },
             LockError::ReadOnly => LockError::ReadOnly,
             LockError::Frozen => LockError::Frozen,
+            LockError::TooManyClaims => LockError::TooManyClaims,
             LockError::Damaged => LockError::Damaged,
             LockError::DescriptorsLost => LockError::DescriptorsLost,
             LockError::TooManyProcesses { max } => LockError::TooManyProcesses { max },
@@ -132,6 +136,7 @@ impl<G> fmt::Debug for LockError<G> {
             LockError::Timeout { owner } => f.debug_struct("Timeout").field("owner", owner).finish(),
             LockError::ReadOnly => f.write_str("ReadOnly"),
             LockError::Frozen => f.write_str("Frozen"),
+            LockError::TooManyClaims => f.write_str("TooManyClaims"),
             LockError::Damaged => f.write_str("Damaged"),
             LockError::DescriptorsLost => f.write_str("DescriptorsLost"),
             LockError::TooManyProcesses { max } => {
@@ -155,7 +160,7 @@ pub struct Inherited<G> {
 }
 
 impl<G> Inherited<G> {
-    #[allow(dead_code, reason = "in a loom build there is no guard that can be inherited")]
+    #[cfg_attr(loom, allow(dead_code, reason = "in a model there is no guard that can be inherited"))]
     /// `range` is which elements the dead owner may have left half changed, if the lock covers elements.
     pub(crate) fn new(guard: G, pid: u32, range: Option<Range<usize>>) -> Self {
         Self { guard, pid, range: range.map(|range| (range.start, range.end)) }
@@ -180,6 +185,12 @@ impl<G> Inherited<G> {
     /// What it left, to mend.
     pub fn get_mut(&mut self) -> &mut G {
         &mut self.guard
+    }
+
+    /// The guard, with its mark.
+    #[cfg_attr(loom, allow(dead_code, reason = "in a model there is no guard that can be inherited"))]
+    pub(crate) fn unanswered(self) -> G {
+        self.guard
     }
 
     /// The data are in order: clears the mark and gives the guard.

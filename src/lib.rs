@@ -23,6 +23,7 @@
 //! | | |
 //! |---|---|
 //! | [`SharedValue`] | a value behind a lock; reads never wait and are never torn |
+//! | [`SharedArray`] | elements that several processes read and write in place, with claims on ranges |
 //! | [`SharedAtomic`] | a counter or flag without a lock |
 //! | [`Manager`] | shared memory with a directory of objects by name; other programs can join it |
 //! | [`SharedMap`] | a dictionary, without a server; reads write nothing and wait for nobody |
@@ -57,6 +58,8 @@ mod segment;
 pub mod sync;
 
 #[cfg(not(loom))]
+pub mod array;
+#[cfg(not(loom))]
 #[doc(hidden)]
 pub mod bare;
 #[cfg(not(loom))]
@@ -71,6 +74,7 @@ mod value;
 
 #[cfg(not(loom))]
 pub use self::{
+    array::{ArrayGuard, Chunk, Claims, FrozenArray, ReadGuard, SharedArray},
     codec::{Codec, Key, Plain, PlainData, Serde},
     manager::{CommandExt, Manager, ManagerBuilder, Object, ObjectInfo},
     map::{KeyGuard, SharedMap},

@@ -34,7 +34,7 @@ mod layout;
 #[cfg(not(loom))]
 pub(crate) mod named;
 #[cfg(not(loom))]
-mod object;
+pub(crate) mod object;
 #[cfg(not(loom))]
 mod participants;
 #[cfg(not(loom))]

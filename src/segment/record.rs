@@ -65,6 +65,12 @@ pub(crate) enum Kind {
     PoolRing = 5,
     /// Bytes of a large argument or result.
     Buffer = 6,
+    /// `SharedArray` with claims on ranges.
+    Array = 7,
+    /// `SharedArray` without.
+    UnlockedArray = 8,
+    /// The chunks of an array that are to do.
+    Claims = 9,
     /// `SharedMap`.
     Map = 10,
     /// A name of an object: see `names`.
@@ -83,6 +89,9 @@ impl Kind {
             4 => "a SharedValue with raw_sync's lock",
             5 => "a pool",
             6 => "a buffer",
+            7 => "a SharedArray",
+            8 => "an unlocked SharedArray",
+            9 => "the claims of a SharedArray",
             10 => "a SharedMap",
             14 => "a name",
             15 => "a list of names",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `word` | the lock word: mutual exclusion between processes that may be killed at any instruction |
 //! | `cell` | a value whose every update is one store |
+//! | `claims` | shared and exclusive claims on ranges of an array |
 //! | `kinds` | what a value asks of a lock, and which locks there are |
 //! | `mutation` | the ways to break both that the models must notice; nothing in a real build |
 //!
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod cell;
+pub(crate) mod claims;
 #[cfg(not(loom))]
 pub(crate) mod kinds;
 mod mutation;

@@ -37,6 +37,14 @@ pub(crate) enum Mutation {
     RelaxedCommit,
     /// A reader does not fence between its copy and the second look at the version.
     ReadWithoutFence,
+    /// A claim is announced, and the others are looked at without a fence in between.
+    ClaimWithoutFence,
+    /// A claim's release releases nothing.
+    RelaxedRelease,
+    /// A claimer looks whether the array is frozen before it looks at the others.
+    FrozenBeforeTheOthers,
+    /// A claimer does not look at its own range again.
+    OwnSpanBelieved,
 }
 
 /// Is this rule broken in the model that runs now?

@@ -1,0 +1,190 @@
+//! What users hold of an array: guards to write and to read, frozen arrays, several guards at once.
+//!
+//! Each is a [`Hold`], which is where the argument is. This file has no state of its own, so nothing to kill.
+
+use super::{SharedArray, hold::Hold};
+use crate::error::{Inherited, LockError, LockResult, Marked};
+use bytemuck::Pod;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{
+    fmt,
+    ops::{Deref, DerefMut, Range},
+    sync::Arc,
+};
+
+/// The guard, in the error if there are marks in it.
+pub(super) fn told<T: Pod, G>(
+    hold: Hold<'static, T>,
+    guard: impl Fn(Hold<'static, T>) -> G,
+) -> LockResult<G> {
+    match hold.inherited() {
+        None => Ok(guard(hold)),
+        Some((pid, range)) => Err(LockError::Inherited(Inherited::new(guard(hold), pid, Some(range)))),
+    }
+}
+
+/// Exclusive access to elements in place. Owns its handle, so that the guard of `a.slice(..)?` can be kept.
+///
+/// Drop unlocks. Dropped by a panic, or by the kill of its process, it leaves a mark: the next owner is told. In a forked
+/// child the guard of the parent does nothing, and its use is a panic.
+#[must_use = "the lock is released when the guard drops"]
+pub struct ArrayGuard<T: Pod>(Hold<'static, T>);
+
+/// Shared access to elements in place. Drop unlocks; a reader that is killed was never there.
+#[must_use = "the lock is released when the guard drops"]
+pub struct ReadGuard<T: Pod>(Hold<'static, T>);
+
+impl<T: Pod> ArrayGuard<T> {
+    pub(super) fn new(hold: Hold<'static, T>) -> Self {
+        Self(hold)
+    }
+
+    /// Elements, counted from the start of the slice, that owners before us may have left half changed: as
+    /// [`Inherited::range`], until the guard is accepted.
+    pub fn marked(&self) -> Option<Range<usize>> {
+        self.0.inherited().map(|(_, range)| range)
+    }
+}
+
+impl<T: Pod> ReadGuard<T> {
+    pub(super) fn new(hold: Hold<'static, T>) -> Self {
+        Self(hold)
+    }
+}
+
+impl<T: Pod> Marked for ArrayGuard<T> {
+    fn clear_mark(&mut self) {
+        self.0.repair();
+    }
+}
+
+impl<T: Pod> Marked for ReadGuard<T> {
+    /// A reader can take what is there for whole; only a writer can say so to others.
+    fn clear_mark(&mut self) {}
+}
+
+impl<T: Pod, const N: usize> Marked for [ArrayGuard<T>; N] {
+    fn clear_mark(&mut self) {
+        self.iter_mut().for_each(Marked::clear_mark);
+    }
+}
+
+macro_rules! slices {
+    ($($guard:ident)*) => {$(
+        impl<T: Pod> Deref for $guard<T> {
+            type Target = [T];
+            #[inline]
+            fn deref(&self) -> &[T] {
+                self.0.elements()
+            }
+        }
+
+        impl<T: Pod + fmt::Debug> fmt::Debug for $guard<T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&**self, f)
+            }
+        }
+    )*};
+}
+slices!(ArrayGuard ReadGuard);
+
+impl<T: Pod> DerefMut for ArrayGuard<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.0.elements_mut()
+    }
+}
+
+/// A handle to elements that nobody writes any more: derefs to them without a lock.
+///
+/// Cheap to clone, `Send + Sync`, a legal argument or result of a task.
+pub struct FrozenArray<T: Pod>(SharedArray<T>);
+
+impl<T: Pod> FrozenArray<T> {
+    pub(super) fn new(array: SharedArray<T>) -> Self {
+        Self(array)
+    }
+
+    /// The handle, to slice or to send.
+    pub fn array(&self) -> &SharedArray<T> {
+        &self.0
+    }
+}
+
+impl<T: Pod> Deref for FrozenArray<T> {
+    type Target = [T];
+
+    /// # Panics
+    /// In a forked child, if its parent let the array go before the child first used it.
+    #[inline]
+    fn deref(&self) -> &[T] {
+        super::hold::frozen(&self.0.object, (self.0.start, self.0.len))
+    }
+}
+
+impl<T: Pod> Clone for FrozenArray<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Pod + fmt::Debug> fmt::Debug for FrozenArray<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl<T: Pod> Serialize for FrozenArray<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T: Pod> Deserialize<'de> for FrozenArray<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let array = SharedArray::deserialize(deserializer)?;
+        if !array.is_frozen() {
+            return Err(de::Error::custom(crate::HandleError::Malformed));
+        }
+        Ok(Self(array))
+    }
+}
+
+/// Locks several slices to write, in an order that cannot deadlock with another `lock_all`, however the slices are given.
+/// The guards come in the order of the slices.
+///
+/// # Errors
+/// [`LockError::Inherited`], with all guards, if any elements are marked; [`LockError::Deadlock`] if two of the slices
+/// overlap; else as [`SharedArray::get_lock`], with nothing locked.
+pub fn lock_all<T: Pod, const N: usize>(slices: [&SharedArray<T>; N]) -> LockResult<[ArrayGuard<T>; N]> {
+    let mut order: [usize; N] = std::array::from_fn(|i| i);
+    order.sort_by_key(|&i| {
+        let object = &slices[i].object;
+        // The same order in all processes: names, not addresses.
+        (
+            object.segment().id(),
+            object.place().at,
+            object.place().generation,
+            slices[i].start,
+            Arc::as_ptr(object),
+        )
+    });
+    let mut guards: [Option<ArrayGuard<T>>; N] = std::array::from_fn(|_| None);
+    let mut first: Option<(u32, Option<Range<usize>>)> = None;
+    for i in order {
+        guards[i] = Some(match slices[i].get_lock() {
+            Ok(guard) => guard,
+            Err(LockError::Inherited(inherited)) => {
+                let range = if N == 1 { inherited.range() } else { None };
+                first.get_or_insert((inherited.pid(), range));
+                inherited.unanswered()
+            }
+            Err(other) => return Err(other.map(|_| unreachable!("matched above"))),
+        });
+    }
+    let guards = guards.map(|guard| guard.expect("each index once"));
+    match first {
+        None => Ok(guards),
+        Some((pid, range)) => Err(LockError::Inherited(Inherited::new(guards, pid, range))),
+    }
+}

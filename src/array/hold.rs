@@ -1,0 +1,486 @@
+//! Where an array's elements are, and the one place where a claim that is held becomes a slice of them.
+//!
+//! Body of the object (`rows` is the segment's number of places for processes):
+//!
+//! | words | what |
+//! |---|---|
+//! | 32-bit, a line and one per row | head and entries of the claims (`sync::claims`) |
+//! | 64-bit 0 | number of elements |
+//! | 64-bit 8.. | spans of the claims, a line per row |
+//! | behind, aligned as the elements need it | the elements |
+//! | parts | of each entry: what its `update` has to undo |
+//!
+//! The argument for every slice here: a [`Hold`] is made in [`Hold::take`] only, from a claim on exactly its elements, and
+//! the claim lasts as long as the hold. An exclusive claim excludes all other claims on any of its elements, shared ones
+//! the exclusive ones: between processes by the table, between threads of this process by the private record, which no
+//! other process can write (`sync::claims`, invariants 1 and 7). Elements are reached through holds only. So there is no
+//! second `&mut`, and none beside a `&`. After a freeze there is no exclusive claim any more (invariant 6), and a hold
+//! for reading needs none. A hold that a forked child inherited is not its own: it gives no slice.
+//!
+//! Another process of the same user that does not follow the rules can write into the elements under a slice; that peers
+//! are trusted so far is a stated limitation. `T: Pod`, so any bytes are a valid element.
+
+#![allow(unsafe_code, reason = "from the claim that is held to the slice of its elements")]
+
+use crate::atomic::{self, Relaxed, Rule, Word64};
+use crate::{
+    error::{CreateError, LockError},
+    os::liveness::DescriptorsLost,
+    segment::{
+        Object,
+        object::thread_id,
+        owner::Owner,
+        words::{load_bytes, store_bytes, words_for},
+    },
+    sync::claims::{
+        self, At, Claim, Claims, LINE32, LINE64, Left, Mode, Record, Refused, Span, Table, Who, World,
+    },
+};
+use bytemuck::Pod;
+use std::{marker::PhantomData, ops::Deref, ptr::NonNull, slice, sync::Arc, thread, time::Duration};
+
+const HEAD64: usize = 8;
+const LINE: usize = 64;
+const PAGE: usize = 4096;
+
+/// The sizes of one array's body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub(super) rows: usize,
+    pub(super) n32: usize,
+    pub(super) n64: usize,
+    pub(super) len: u32,
+}
+
+impl Layout {
+    /// Of an array of `len` elements of `T`, with claims or without.
+    pub(super) fn of<T: Pod>(len: usize, rows: usize) -> Result<Self, CreateError> {
+        const { assert!(size_of::<T>() > 0, "elements without bytes") };
+        const { assert!(align_of::<T>() <= PAGE, "elements are aligned to a page at most") };
+        let Some(bytes) = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize / 2)
+        else {
+            return Err(CreateError::Full { bytes: u64::MAX });
+        };
+        let (1.., Ok(elements)) = (len, u32::try_from(len)) else {
+            let what = if len == 0 {
+                "an array without elements"
+            } else {
+                "an array of more than 2^32 - 1 elements"
+            };
+            return Err(CreateError::Invalid(what.into()));
+        };
+        let padding = if align_of::<T>() > LINE { align_of::<T>() } else { 0 };
+        let n64 = HEAD64 + rows * LINE64 + words_for(bytes + padding);
+        let n32 = if rows == 0 { 0 } else { (rows + 1) * LINE32 };
+        Ok(Self { rows, n32, n64, len: elements })
+    }
+}
+
+/// What this process knows of an array: kept in its [`Object`].
+#[derive(Debug)]
+pub(super) struct Body {
+    record: Record,
+    elements: NonNull<u8>,
+    rows: usize,
+    len: u32,
+}
+
+// SAFETY: the pointer leads into the mapping, which the object keeps that the body belongs to; what is done through it is
+// the matter of `Hold`.
+unsafe impl Send for Body {}
+// SAFETY: as above.
+unsafe impl Sync for Body {}
+
+impl Body {
+    /// Where the elements of `T` begin.
+    fn at<T: Pod>(object: &Object, rows: usize) -> NonNull<u8> {
+        let words = &object.w64()[HEAD64 + rows * LINE64..];
+        let start: NonNull<Word64> = NonNull::from(words).cast();
+        let padding = start.cast::<u8>().align_offset(align_of::<T>());
+        // SAFETY: `Layout` has asked for so many bytes more than the elements have.
+        unsafe { start.cast::<u8>().add(padding) }
+    }
+
+    fn new<T: Pod>(object: &Object, rows: usize) -> Self {
+        Self {
+            record: Record::new(),
+            elements: Self::at::<T>(object, rows),
+            rows,
+            len: object.w64()[0].load(Relaxed) as u32,
+        }
+    }
+
+    /// Of an object that [`Body::check`] has found to be one.
+    #[inline]
+    pub(super) fn of<T: Pod>(object: &Object, rows: usize) -> &Self {
+        object.local(|| Self::new::<T>(object, rows))
+    }
+
+    /// Do the sizes that the object's words say fit into the object?
+    pub(super) fn check<T: Pod>(object: &Object, rows: usize) -> Option<u32> {
+        let len = object.w64().first()?.load(Relaxed);
+        let layout = Layout::of::<T>(usize::try_from(len).ok()?, rows).ok()?;
+        let fits = object.w32().len() >= layout.n32 && object.w64().len() >= layout.n64;
+        // What was believed once is believed for ever: the body of this process keeps it.
+        fits.then(|| Self::of::<T>(object, rows).len)
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// The elements of an array without claims, each an atomic of its own width.
+    pub(super) fn words<W: ElementWord>(&self) -> &[W] {
+        // SAFETY: `Layout` has as many elements of this width, aligned, by the caller's assertions; any bytes are a valid
+        // atomic; and nothing but atomics is ever made of them.
+        unsafe { slice::from_raw_parts(self.elements.cast().as_ptr(), self.len as usize) }
+    }
+
+    #[inline]
+    pub(super) fn claims<'a>(&'a self, object: &'a Object) -> Claims<'a> {
+        let spans = &object.w64()[HEAD64..HEAD64 + self.rows * LINE64];
+        let words = &object.w32()[..(self.rows + 1) * LINE32];
+        let table = Table::new(words, spans).expect("a line per row, by the lines above");
+        Claims { table, record: &self.record }
+    }
+}
+
+/// Words of which an unlocked array's elements are made: 8 to 64 bits.
+pub(super) trait ElementWord {}
+impl ElementWord for crate::atomic::Word8 {}
+impl ElementWord for crate::atomic::Word16 {}
+impl ElementWord for crate::atomic::Word32 {}
+impl ElementWord for Word64 {}
+
+/// What the claims of an array ask.
+struct Around<'a>(&'a Object);
+
+impl World for Around<'_> {
+    type Lost = DescriptorsLost;
+
+    fn is_alive(&self, owner: Owner) -> Result<bool, DescriptorsLost> {
+        if atomic::broken(Rule::AskBeforeWaiting) {
+            return Ok(true);
+        }
+        self.0.segment().is_alive(owner)
+    }
+
+    fn forget(&self, entry: At) {
+        // If the table of parts was overwritten, the part stays where it is, for `verify` to say.
+        let _ = self.0.detach_part(entry.index());
+    }
+}
+
+/// An object that a hold owns, or borrows.
+#[derive(Debug)]
+pub(super) enum Kept<'a> {
+    Owned(Arc<Object>),
+    Borrowed(&'a Arc<Object>),
+}
+
+impl Deref for Kept<'_> {
+    type Target = Object;
+
+    #[inline]
+    fn deref(&self) -> &Object {
+        match self {
+            Kept::Owned(object) => object,
+            Kept::Borrowed(object) => object,
+        }
+    }
+}
+
+/// Elements that are claimed: see the head of the file.
+#[derive(Debug)]
+pub(super) struct Hold<'a, T: Pod> {
+    object: Kept<'a>,
+    start: u32,
+    len: u32,
+    /// `None` if there are no elements, or if they are frozen.
+    claim: Option<Claim>,
+    /// Marks of the dead in it.
+    left: Vec<Left>,
+    exclusive: bool,
+    was_panicking: bool,
+    /// Claims are recorded by thread.
+    of: PhantomData<*mut T>,
+}
+
+const OF_ANOTHER: &str = "a guard that was inherited by a fork: the elements are its parent's";
+
+impl<'a, T: Pod> Hold<'a, T> {
+    /// Claims elements `start..start + len`.
+    #[inline]
+    pub(super) fn take(
+        object: Kept<'a>,
+        (start, len): (u32, u32),
+        mode: Mode,
+        timeout: Option<Duration>,
+    ) -> Result<Self, LockError> {
+        let was_panicking = thread::panicking();
+        let exclusive = mode != Mode::Shared;
+        let mut hold = Self {
+            object,
+            start,
+            len,
+            claim: None,
+            left: Vec::new(),
+            exclusive,
+            was_panicking,
+            of: PhantomData,
+        };
+        if len == 0 {
+            return Ok(hold);
+        }
+        // `start + len` is at most the array's length, by `SharedArray`'s checks.
+        let span = Span::new(start, start + len);
+        let rows = hold.object.segment().places() as usize;
+        let body = Body::of::<T>(&hold.object, rows);
+        debug_assert!(u64::from(start) + u64::from(len) <= u64::from(body.len));
+        let claims = body.claims(&hold.object);
+        if let Some(me) = hold.object.holder_now()
+            && let Some(claim) = claims.take_free(Who { me, thread: thread_id() }, span, mode)
+        {
+            hold.claim = Some(claim);
+            return Ok(hold);
+        }
+        hold.take_slowly(span, mode, timeout)?;
+        Ok(hold)
+    }
+
+    #[cold]
+    fn take_slowly(&mut self, span: Span, mode: Mode, timeout: Option<Duration>) -> Result<(), LockError> {
+        let object = &*self.object;
+        let rows = object.segment().places() as usize;
+        let claims = Body::of::<T>(object, rows).claims(object);
+        let me = object.segment().me()?;
+        if object.is_lost() {
+            return Err(LockError::Gone);
+        }
+        let who = Who { me, thread: thread_id() };
+        loop {
+            let (claim, left) = claims
+                .take(who, span, mode, &Around(object), timeout)
+                .map_err(|refused| refusal(object, refused))?;
+            let (undo, left): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|mark| object.part(mark.at.index()).is_some());
+            if undo.is_empty() || self.exclusive {
+                (self.claim, self.left) = (Some(claim), left);
+                self.roll_back(&undo);
+                return Ok(());
+            }
+            // What must be undone can be by who has it alone.
+            claims.release(&claim);
+            for mark in undo {
+                let common = mark.span.common(span);
+                let (start, len) = (common.start(), common.end() - common.start());
+                let object = match &self.object {
+                    Kept::Owned(object) => Kept::Borrowed(object),
+                    Kept::Borrowed(object) => Kept::Borrowed(object),
+                };
+                drop(Hold::<T>::take(object, (start, len), Mode::Exclusive, timeout)?);
+            }
+        }
+    }
+
+    /// Puts back what dead processes' updates had begun to change, as far as it is in this claim.
+    fn roll_back(&mut self, undo: &[Left]) {
+        let Some(claim) = self.claim else { return };
+        let own = Span::new(self.start, self.start + self.len);
+        for mark in undo {
+            let common = mark.span.common(own);
+            let mut old = vec![T::zeroed(); (common.end() - common.start()) as usize];
+            let Some(words) = self.object.part(mark.at.index()) else { continue };
+            if !Undo::read(words, common, bytemuck::cast_slice_mut(&mut old)) {
+                continue; // not what we wrote: nothing of it is believed
+            }
+            let from = (common.start() - self.start) as usize;
+            self.elements_mut()[from..from + old.len()].copy_from_slice(&old);
+            let body = Body::of::<T>(&self.object, self.object.segment().places() as usize);
+            body.claims(&self.object).repair(&claim, thread_id(), slice::from_ref(mark));
+        }
+    }
+
+    /// The elements, to read.
+    #[inline]
+    pub(super) fn elements(&self) -> &[T] {
+        let at = self.check();
+        // SAFETY: in bounds and aligned, by `Layout`; nobody writes, by the claim: see the head of the file.
+        unsafe { slice::from_raw_parts(at.as_ptr(), self.len as usize) }
+    }
+
+    /// The elements, to write.
+    #[inline]
+    pub(super) fn elements_mut(&mut self) -> &mut [T] {
+        assert!(self.exclusive, "a hold to read");
+        let mut at = self.check();
+        let at: *mut T = at.as_mut_ptr();
+        // SAFETY: in bounds and aligned, by `Layout`; ours alone, by the claim: see the head of the file.
+        unsafe { slice::from_raw_parts_mut(at, self.len as usize) }
+    }
+
+    #[inline]
+    fn check(&self) -> First<T> {
+        if self.len == 0 {
+            return First(NonNull::dangling());
+        }
+        match &self.claim {
+            Some(claim) => assert!(self.object.me_now() == Some(claim.me), "{OF_ANOTHER}"),
+            None => {
+                if self.object.holder_now().is_none() {
+                    self.object.inherit();
+                }
+            }
+        }
+        let body = Body::of::<T>(&self.object, self.object.segment().places() as usize);
+        // SAFETY: within the elements, by `take`'s span and `Body::check`.
+        First(unsafe { body.elements.cast::<T>().add(self.start as usize) })
+    }
+
+    /// What claims over marks report: which process died, and where, counted from the start of the hold.
+    pub(super) fn inherited(&self) -> Option<(u32, std::ops::Range<usize>)> {
+        let own = Span::new(self.start, self.start + self.len);
+        let common = |mark: &Left| mark.span.common(own);
+        let first = self.left.first()?;
+        let start = self.left.iter().map(|mark| common(mark).start()).min()?;
+        let end = self.left.iter().map(|mark| common(mark).end()).max()?;
+        Some((first.pid, (start - self.start) as usize..(end - self.start) as usize))
+    }
+
+    /// Is this process the one that took it?
+    pub(super) fn is_ours(&self) -> bool {
+        self.claim.is_none_or(|claim| self.object.me_now() == Some(claim.me))
+    }
+
+    /// Gives it back, also while a panic runs: what was done is whole, or is to be done again.
+    pub(super) fn release(mut self) {
+        self.was_panicking = true;
+    }
+
+    fn with_claims(&self, f: impl FnOnce(Claims<'_>, &Claim)) {
+        if let Some(claim) = &self.claim
+            && self.object.me_now() == Some(claim.me)
+        {
+            let rows = self.object.segment().places() as usize;
+            f(Body::of::<T>(&self.object, rows).claims(&self.object), claim);
+        }
+    }
+
+    /// The marks in it go: the elements are whole.
+    pub(super) fn repair(&mut self) {
+        let left = std::mem::take(&mut self.left);
+        self.with_claims(|claims, claim| claims.repair(claim, thread_id(), &left));
+    }
+
+    /// What was done is whole: our death leaves no mark from here on.
+    pub(super) fn settle(&self) {
+        self.with_claims(|claims, claim| claims.settle(claim));
+    }
+
+    /// No exclusive claim is granted any more. This is a shared hold of all elements.
+    pub(super) fn freeze(&self) {
+        self.with_claims(|claims, _| claims.freeze());
+    }
+
+    /// Of an undecided hold: `new` replaces the elements, and whoever dies in it has changed nothing, or all.
+    pub(super) fn replace(mut self, new: &[T]) -> Result<(), CreateError> {
+        let Some(claim) = self.claim else { return Ok(()) };
+        let index = claim.at().index();
+        let bytes: &[u8] = bytemuck::cast_slice(self.elements());
+        let span = Span::new(self.start, self.start + self.len);
+        self.object.detach_part(index)?;
+        self.object.attach_part(index, Undo::bytes(bytes.len()), |words| Undo::write(words, span, bytes))?;
+        self.with_claims(|claims, claim| claims.decide(claim)); // from here on our death is undone
+        self.elements_mut().copy_from_slice(new);
+        self.settle(); // the commit
+        self.object.detach_part(index)
+    }
+}
+
+/// Elements of an array that is frozen.
+#[inline]
+pub(super) fn frozen<T: Pod>(object: &Arc<Object>, (start, len): (u32, u32)) -> &[T] {
+    if object.holder_now().is_none() {
+        object.inherit();
+    }
+    let body = Body::of::<T>(object, object.segment().places() as usize);
+    // SAFETY: within the elements: handles are checked where they are made, and where they arrive.
+    let first = unsafe { body.elements.cast::<T>().add(start as usize) };
+    // SAFETY: nobody writes after a freeze, and `object` keeps the elements.
+    unsafe { slice::from_raw_parts(first.as_ptr(), len as usize) }
+}
+
+/// The first element of a hold.
+struct First<T>(NonNull<T>);
+
+impl<T> First<T> {
+    fn as_ptr(&self) -> *const T {
+        self.0.as_ptr()
+    }
+
+    fn as_mut_ptr(&mut self) -> *mut T {
+        self.0.as_ptr()
+    }
+}
+
+impl<T: Pod> Drop for Hold<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        let abandoned = self.exclusive && !self.was_panicking && thread::panicking();
+        self.with_claims(
+            |claims, claim| if abandoned { claims.abandon(claim) } else { claims.release(claim) },
+        );
+    }
+}
+
+/// What an update has to put back: word 0 the span, then the elements' bytes.
+struct Undo;
+
+impl Undo {
+    fn bytes(elements: usize) -> u64 {
+        (words_for(elements) as u64 + 1) * 8
+    }
+
+    fn write(words: &[Word64], span: Span, bytes: &[u8]) {
+        words[0].store(span.bits(), Relaxed);
+        store_bytes(&words[1..], bytes);
+    }
+
+    /// The bytes of `part` of what was written; `false` if that is not there.
+    fn read(words: &[Word64], part: Span, out: &mut [u8]) -> bool {
+        let Some((head, words)) = words.split_first() else { return false };
+        let span = Span::from_bits(head.load(Relaxed));
+        let count = (part.end() - part.start()) as usize;
+        if span.common(part) != part || count == 0 {
+            return false;
+        }
+        let size = out.len() / count;
+        let (from, all) =
+            ((part.start() - span.start()) as usize * size, (span.end() - span.start()) as usize * size);
+        if words_for(all) > words.len() {
+            return false;
+        }
+        let first = from / 8;
+        let mut whole = vec![0; from % 8 + out.len()];
+        load_bytes(&words[first..], &mut whole);
+        out.copy_from_slice(&whole[from % 8..]);
+        true
+    }
+}
+
+#[cold]
+fn refusal(object: &Object, refused: Refused<DescriptorsLost>) -> LockError {
+    match refused {
+        Refused::Deadlock => LockError::Deadlock,
+        Refused::Timeout { owner } => LockError::Timeout { owner: object.segment().pid_of(owner) },
+        Refused::Frozen => LockError::Frozen,
+        Refused::TooMany => LockError::TooManyClaims,
+        Refused::Corrupt => LockError::Damaged,
+        Refused::Lost(DescriptorsLost) => LockError::DescriptorsLost,
+    }
+}
+
+/// How many parts an array with claims may have: one of each entry.
+pub(super) const fn parts(rows: usize) -> usize {
+    claims::entries(rows)
+}
