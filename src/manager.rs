@@ -12,7 +12,9 @@
 //! that stands, with its object whole. See `segment/names.rs`.
 
 use crate::{
+    codec::{Codec, Key},
     error::{CreateError, HandleError, NameFault, OpenError, VerifyError},
+    map::SharedMap,
     number::Atomic,
     os::inherit,
     segment::{
@@ -71,6 +73,20 @@ impl<T: Atomic> Object for SharedAtomic<T> {}
 impl<T: Atomic> Listed for SharedAtomic<T> {
     fn expected() -> (Kind, Stamp, String) {
         (Kind::Atomic, Stamp::of::<T>(), short_name::<T>())
+    }
+    fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
+        Self::open_in(segment, place)
+    }
+    fn words(&self) -> &Arc<Words> {
+        self.object()
+    }
+}
+
+impl<K: Key, V: Codec> Object for SharedMap<K, V> {}
+impl<K: Key, V: Codec> Listed for SharedMap<K, V> {
+    fn expected() -> (Kind, Stamp, String) {
+        let (stamp, name) = Self::expected();
+        (Kind::Map, stamp, name)
     }
     fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
         Self::open_in(segment, place)
@@ -192,6 +208,27 @@ impl Manager {
     /// ```
     pub fn atomic<T: Atomic>(&self, name: &str, init: T) -> Result<SharedAtomic<T>, OpenError> {
         self.open_or_make(name, |segment| SharedAtomic::place_in(segment, init))
+    }
+
+    /// The map of that name; a new one if there is none.
+    ///
+    /// # Errors
+    /// As [`Manager::value`].
+    ///
+    /// ```
+    /// use allmend::{Manager, OpenError};
+    ///
+    /// let manager = Manager::new()?;
+    /// manager.map::<String, u64>("scores")?.fetch_add("Ada", 3)?;
+    /// assert_eq!(manager.map::<String, u64>("scores")?.get("Ada")?, Some(3));
+    /// match manager.map::<String, i64>("scores") {
+    ///     Err(OpenError::WrongType { found, .. }) => assert_eq!(found, "a SharedMap of (String, u64)"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
+    pub fn map<K: Key, V: Codec>(&self, name: &str) -> Result<SharedMap<K, V>, OpenError> {
+        self.open_or_make(name, SharedMap::place_in)
     }
 
     /// An object that is there, of any type. Takes no lock, waits for nobody.
@@ -638,6 +675,8 @@ fn checked(name: &str) -> Result<(), OpenError> {
 
 fn describe(kind: u64, type_name: &str, size: u32, align: u32) -> String {
     match size {
+        // Its numbers are those of the encodings.
+        _ if kind == Kind::Map as u64 => format!("{} of {type_name}", Kind::describe(kind)),
         0 => Kind::describe(kind).into(),
         _ => format!("{} of {type_name} ({size} bytes, alignment {align})", Kind::describe(kind)),
     }

@@ -6,7 +6,7 @@
 
 mod harness;
 
-use allmend::{LockError, MapError, SharedMap};
+use allmend::{LockError, Manager, MapError, SharedMap};
 use harness::{Child, Line, Random, die, fork, stage, until, words};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -29,6 +29,10 @@ fn main() {
         ("a_stopped_section_holds_up_nobody_else", a_stopped_section_holds_up_nobody_else),
         ("a_map_outlives_its_maker", a_map_outlives_its_maker),
         ("a_full_map_is_full_for_all", a_full_map_is_full_for_all),
+        (
+            "a_map_is_read_through_a_mapping_that_cannot_be_written",
+            a_map_is_read_through_a_mapping_that_cannot_be_written,
+        ),
     ]);
 }
 
@@ -653,4 +657,56 @@ fn a_full_map_is_full_for_all() {
     assert!(map.is_empty());
     drop(map);
     nothing_is_left(before);
+}
+
+/// A map with a name, in another program's view: for reading only, its writes are refused and its reads work, also while
+/// others write and when the last writer died in the middle.
+fn a_map_is_read_through_a_mapping_that_cannot_be_written() {
+    let name = format!("map-processes-{}", std::process::id());
+    let manager = Manager::builder().create(&name).unwrap();
+    let (counts, texts) =
+        (manager.map::<u64, u64>("counts").unwrap(), manager.map::<String, String>("texts").unwrap());
+    for key in 0..500 {
+        counts.insert(key, key).unwrap();
+        texts.insert(&key_text(key), &value_text(key)).unwrap();
+    }
+    let (ready, go) = (Line::new(), words());
+    let reader = fork(|| {
+        let manager = Manager::builder().read_only().open(&name).unwrap();
+        let counts = manager.open_object::<SharedMap<u64, u64>>("counts").unwrap();
+        let texts = manager.open_object::<SharedMap<String, String>>("texts").unwrap();
+        ready.send(0);
+        let mut rounds = 0;
+        while go[0].load(SeqCst) == 0 || rounds < 3 {
+            for key in 0..500 {
+                assert!(counts.get(key).unwrap().is_some_and(|n| n % 1_000 == key));
+                assert_eq!(number(texts.get(&key_text(key)).unwrap().unwrap()) % 1_000, key);
+            }
+            assert!(counts.iter().filter(|e| e.as_ref().is_ok_and(|(key, _)| *key < 500)).count() == 500);
+            assert!(counts.len() >= 500 && texts.contains_key(&key_text(1)).unwrap());
+            rounds += 1;
+        }
+        assert_eq!(counts.insert(1, 1), Err(MapError::ReadOnly));
+        assert_eq!(counts.fetch_add(1, 1), Err(MapError::ReadOnly));
+        assert_eq!(texts.remove("a"), Err(MapError::ReadOnly));
+        assert_eq!(texts.update("a", |_| Some(String::new())), Err(MapError::ReadOnly));
+        assert_eq!(texts.clear(), Err(MapError::ReadOnly));
+        assert!(matches!(texts.get_lock("a"), Err(LockError::ReadOnly)));
+    });
+    ready.receive();
+    let mut writer = fork(|| {
+        for round in 1.. {
+            for key in 0..500 {
+                counts.insert(key, key + round * 1_000).unwrap();
+                texts.insert(&key_text(key), &value_text(key + round * 1_000)).unwrap();
+                counts.insert(1_000 * round + 500 + key, 0).unwrap(); // growth
+            }
+            go[1].store(round, SeqCst);
+        }
+    });
+    until(|| go[1].load(SeqCst) >= 3);
+    writer.kill();
+    go[0].store(1, SeqCst);
+    reader.succeeds("the reader");
+    manager.unlink().unwrap();
 }

@@ -155,7 +155,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     }
 
     /// What tells it from a map of other types: their sizes, where these are fixed, and their names.
-    fn expected() -> (Stamp, String) {
+    pub(crate) fn expected() -> (Stamp, String) {
         let size = |size: Option<usize>| size.map_or(0, |size| u32::try_from(size + 1).unwrap_or(u32::MAX));
         let name = Stamp::of::<(K, V)>().name;
         (Stamp { size: size(K::SIZE), align: size(V::SIZE), name }, short_name::<(K, V)>())
@@ -166,13 +166,11 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     }
 
     /// A new map in that segment.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
     pub(crate) fn place_in(segment: &Arc<Segment>) -> Result<Self, CreateError> {
         Self::builder().build_in(segment)
     }
 
     /// The map at that place, if there is one of these types.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the manager's"))]
     pub(crate) fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
         let (stamp, name) = Self::expected();
         Self::from_object(segment.open(place, Kind::Map, (stamp, &name))?)
