@@ -17,9 +17,12 @@ use super::memory::{FileId, stat};
 use crate::{atomic::step, error::OsError};
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    fs::{Mode, OFlags},
+    fs::{Mode, OFlags, SeekFrom},
     io::Errno,
 };
+
+/// See [`Observer::is_there`].
+const MARK: u64 = 0x616c_6c6d_656e; // "allmen"
 
 /// The descriptor through which we ask was closed or replaced under us: nothing can be said about anybody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +140,8 @@ impl Observer {
     pub(crate) fn open(fd: BorrowedFd<'_>) -> Result<Self, OsError> {
         let fd = reopen(fd)?;
         let (_, file) = stat(fd.as_fd())?;
+        // An error only makes `is_there` say no. A position is not memory, and nothing is read or written here.
+        let _ = rustix::fs::seek(&fd, SeekFrom::Start(MARK));
         Ok(Self { fd, file })
     }
 
@@ -156,6 +161,12 @@ impl Observer {
             Ok((_, file)) if file == self.file => Ok(self.fd.as_fd()),
             _ => Err(DescriptorsLost),
         }
+    }
+
+    /// As [`Self::checked`], at a third of its price, where nothing is taken from anybody on its word: the position of our
+    /// description is where nobody else's is.
+    pub(crate) fn is_there(&self) -> bool {
+        rustix::fs::seek(&self.fd, SeekFrom::Current(0)) == Ok(MARK)
     }
 
     /// Does another description hold the lock on `byte`? Only `Ok(false)` speaks of a death.

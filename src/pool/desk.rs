@@ -37,6 +37,7 @@ use crate::{
 use serde::de::DeserializeOwned;
 use std::{
     collections::VecDeque,
+    ops::Range,
     ptr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
@@ -48,8 +49,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const ROOM_AGAIN: Duration = Duration::from_millis(20);
 
 /// Names batches. One row for all pools of the process: pins are told apart by guardian and serial, and pools that live
-/// at the same time have the same guardian. Relaxed: unique is enough.
+/// at the same time have the same guardian. Taken [`SERIALS`] at a time. Relaxed: unique is enough.
 static SERIAL: Private64 = Private64::new(1);
+const SERIALS: u64 = 1 << 10;
 
 /// The record of one batch.
 #[derive(Debug)]
@@ -109,8 +111,9 @@ pub(crate) struct Results {
     next: u32,
     /// Items that died, in their order.
     dead: VecDeque<(u32, TaskError)>,
-    /// Why an item that neither died nor left a record has no result, if there is a reason.
-    end: Option<TaskError>,
+    /// Why an item that neither died nor left a record has no result, if there is a reason. (In a box: errors are large,
+    /// and results are moved for each task.)
+    end: Option<Box<TaskError>>,
 }
 
 impl Results {
@@ -129,7 +132,7 @@ impl Results {
             wire::split_record(rest, job.count, job.key).filter(|(r, _)| r.item == item)
         else {
             job.unpin(item); // what it pinned before its record failed to appear
-            return Err(self.end.clone().unwrap_or_else(lost_result));
+            return Err(self.end.as_deref().cloned().unwrap_or_else(lost_result));
         };
         self.at = self.bytes.len() - behind.len();
         let _unpin = record.is_pinned().then_some(Unpin(job, record)); // decoded handles hold by themselves
@@ -163,7 +166,7 @@ impl Job {
             key: 0,
             resolved: Private32::new(1),
             outcome: Mutex::new(Outcome {
-                results: Results { end: Some(e), ..Results::default() },
+                results: Results { end: Some(Box::new(e)), ..Results::default() },
                 ..Outcome::default()
             }),
             segments: None,
@@ -232,8 +235,10 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         let outcome = self.outcome.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut results = std::mem::take(&mut outcome.results);
-        results.discard(self);
+        if outcome.results.next < self.count {
+            let mut results = std::mem::take(&mut outcome.results);
+            results.discard(self);
+        }
     }
 }
 
@@ -249,6 +254,7 @@ struct Desk {
     jobs: Vec<Option<Arc<Job>>>,
     /// How often something was queued: what the ring's tail must be.
     pushes: u64,
+    serials: Range<u64>,
     /// Why nothing is taken any more.
     end: Option<TaskError>,
     /// Why nothing is taken at the moment: no worker comes.
@@ -256,6 +262,14 @@ struct Desk {
 }
 
 impl Desk {
+    fn next_serial(&mut self) -> u64 {
+        self.serials.next().unwrap_or_else(|| {
+            let first = SERIAL.fetch_add(SERIALS, Relaxed);
+            self.serials = first + 1..first + SERIALS;
+            first
+        })
+    }
+
     fn refusal(&self) -> Option<&TaskError> {
         self.end.as_ref().or(self.hopeless.as_ref())
     }
@@ -325,6 +339,7 @@ impl Parent {
                 laps: vec![0; slots],
                 jobs: vec![None; slots],
                 pushes: 0,
+                serials: 0..0,
                 end: None,
                 hopeless: None,
             }),
@@ -405,7 +420,7 @@ impl Parent {
                 return Err(end.clone());
             }
             if let Some(slot) = self.free_slot(&mut desk) {
-                let serial = SERIAL.fetch_add(1, Relaxed);
+                let serial = desk.next_serial();
                 let lap = desk.laps[slot].wrapping_add(1);
                 let task = Task::of(&ring, slot).expect("made with this shape");
                 let Code { trampoline, function } = code;
@@ -467,7 +482,9 @@ impl Parent {
         let kept = {
             let mut outcome = job.outcome();
             self.read_results(&ring, &job, &mut outcome);
-            outcome.results.end = desk.refusal().cloned();
+            if let Some(e) = desk.refusal() {
+                outcome.results.end = Some(Box::new(e.clone()));
+            }
             std::mem::take(&mut outcome.kept)
         };
         job.resolved.store(1, Release);

@@ -470,7 +470,7 @@ mod attached {
 
         /// Do its descriptors still lead to it? Nobody may have closed them, but code that closes all does.
         pub(crate) fn has_descriptors(&self) -> bool {
-            self.observer.checked().is_ok()
+            self.observer.is_there() || self.observer.checked().is_ok()
         }
 
         /// To hand to a child: for mapping and reopening only.
