@@ -134,7 +134,7 @@ pub fn segments() -> Result<Vec<SegmentInfo>, OpenError> {
 /// ```
 #[cfg(not(loom))]
 pub fn clear_stale() -> Result<u64, OpenError> {
-    segment::named::clear_stale()
+    segment::census::clear_stale()
 }
 
 /// Kill points, for tests of builds with `cfg(allmend_crash)`.

@@ -1,5 +1,6 @@
 //! Named segments: found by name, whole or not there, gone with their last process, and typed errors for all that is
 //! wrong with a name or with what has it.
+#![allow(unsafe_code, reason = "namespaces, mounts, the environment while there is one thread")]
 
 mod harness;
 
@@ -27,6 +28,10 @@ fn main() {
         ("no_name", no_name),
         ("not_a_segment", not_a_segment),
         ("permissions", permissions),
+        ("address_space_and_file_size", address_space_and_file_size),
+        ("all_places_taken", all_places_taken),
+        ("a_full_dev_shm", a_full_dev_shm),
+        ("other_pid_namespaces", other_pid_namespaces),
     ]);
 }
 
@@ -46,7 +51,27 @@ fn name(what: &str) -> String {
 }
 
 fn path(name: &str) -> PathBuf {
-    format!("/dev/shm/allmend.{name}").into()
+    let directory = std::env::var("ALLMEND_SHM_DIR").unwrap_or("/dev/shm".into());
+    format!("{directory}/allmend.{name}").into()
+}
+
+/// A directory of its own, which nobody else on the machine sweeps, until the test is over.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn own() -> Self {
+        let path = PathBuf::from(format!("/dev/shm/allmend-test-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var("ALLMEND_SHM_DIR", &path) };
+        Self(path)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        std::fs::remove_dir(&self.0).expect("nothing is left in it");
+    }
 }
 
 fn there(name: &str) -> bool {
@@ -172,6 +197,7 @@ fn leave_stale(name: &str) {
 }
 
 fn stale_is_gone() {
+    let _own = Directory::own();
     let (one, two, other) = (name("e"), name("f"), name("g"));
     leave_stale(&one);
     assert!(allmend::segments().unwrap().iter().any(|s| s.name == one && s.stale && s.processes == 0));
@@ -186,7 +212,7 @@ fn stale_is_gone() {
     drop(Bare::create(&other, SMALL).unwrap());
     assert!(!there(&two), "a create of any name sweeps");
     leave_stale(&two);
-    assert!(allmend::clear_stale().unwrap() >= 1);
+    assert_eq!(allmend::clear_stale().unwrap(), 1);
     assert!(!there(&two));
     assert!(there(&one), "who is attached is not swept");
     leave_stale(&two);
@@ -310,6 +336,7 @@ fn only_to_look() {
 }
 
 fn forked_children() {
+    let _own = Directory::own();
     let name = name("k");
     // The parent is killed, its child has not used the segment yet, and then it is swept.
     for swept in [false, true] {
@@ -531,4 +558,241 @@ fn permissions() {
     assert!(there(&name));
     as_other(&|| assert!(allmend::clear_stale().unwrap() >= 1));
     assert!(!there(&name));
+}
+
+// ---- limits ----
+
+fn limit(resource: rustix::process::Resource, to: u64) {
+    let limit = rustix::process::Rlimit { current: Some(to), maximum: Some(to) };
+    rustix::process::setrlimit(resource, limit).unwrap();
+}
+
+fn address_space_and_file_size() {
+    use rustix::process::Resource;
+    let name = name("o");
+    let usual = Options { reserve: None, ..SMALL };
+    fork(|| {
+        limit(Resource::As, 2 << 30);
+        let segment = Bare::create(&name, usual).unwrap();
+        assert_eq!(segment.value(1u64).unwrap().0.get(), 1, "less than usual, if no size was asked for");
+        drop(segment);
+        let refused = Bare::create(&name, Options { reserve: Some(8 << 30), ..SMALL });
+        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+    })
+    .succeeds("2 GB of address space");
+    fork(|| {
+        limit(Resource::Fsize, 64 << 20);
+        drop(Bare::create(&name, usual).unwrap());
+        let refused = Bare::create(&name, Options { reserve: Some(64 << 20), ..SMALL });
+        assert!(matches!(refused, Err(OpenError::Full { .. })), "the tables come on top: {refused:?}");
+    })
+    .succeeds("files of 64 MB");
+    fork(|| {
+        limit(Resource::Fsize, 1 << 20);
+        for options in [usual, SMALL] {
+            let refused = Bare::create(&name, options);
+            assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+        }
+    })
+    .succeeds("files of 1 MB");
+    // Opened where there is less room than where it was made.
+    let segment = Bare::create(&name, Options { reserve: Some(4 << 30), ..SMALL }).unwrap();
+    fork(|| {
+        limit(Resource::As, 1 << 30);
+        // A second way in, since this process has inherited the first.
+        let refused = Bare::open(&name, LOOK);
+        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+    })
+    .succeeds("no address space to look");
+    let go = Line::new();
+    drop(segment);
+    let small = stranger(|| {
+        go.receive();
+        limit(Resource::As, 1 << 30);
+        let refused = Bare::open(&name, SMALL);
+        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+    });
+    let _segment = Bare::create(&name, Options { reserve: Some(4 << 30), ..SMALL }).unwrap();
+    go.send(0);
+    small.succeeds("no address space to write");
+    assert!(there(&name), "who could not get in takes nothing away");
+}
+
+fn all_places_taken() {
+    let name = name("p");
+    let two = Options { max_processes: Some(2), ..SMALL };
+    let leave = Line::new();
+    let ready = Line::new();
+    let holders: Vec<_> = (0..2)
+        .map(|_| {
+            let child = stranger(|| {
+                let _segment = Bare::open_or_create(&name, two).unwrap();
+                ready.send(0);
+                leave.receive();
+            });
+            ready.receive();
+            child
+        })
+        .collect();
+    assert_eq!(Bare::open(&name, two).map(drop), Err(OpenError::TooManyProcesses { max: 2 }));
+    drop(Bare::open(&name, LOOK).unwrap());
+    for child in holders {
+        leave.send(0);
+        child.succeeds("who has a place");
+    }
+    allmend::clear_stale().unwrap();
+}
+
+/// A small file system in the place of /dev/shm, seen by this process and its children only. `false`: not allowed here.
+fn small_shm(bytes: &std::ffi::CStr) -> bool {
+    let refused = |what: &str| {
+        println!("  skipped: {what}: {}", std::io::Error::last_os_error());
+        false
+    };
+    // SAFETY: changes what this process sees of the file system, and nothing else.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0
+        // SAFETY: as above.
+        && unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0
+    {
+        return refused("unshare");
+    }
+    let (none, null) = (c"none".as_ptr(), std::ptr::null());
+    // SAFETY: the strings end with a zero; keeps what follows out of other namespaces.
+    if unsafe { libc::mount(none, c"/".as_ptr(), null, libc::MS_REC | libc::MS_PRIVATE, null.cast()) } != 0 {
+        return refused("mount(/, private)");
+    }
+    // SAFETY: the strings end with a zero.
+    let done =
+        unsafe { libc::mount(none, c"/dev/shm".as_ptr(), c"tmpfs".as_ptr(), 0, bytes.as_ptr().cast()) };
+    done == 0 || refused("mount(/dev/shm)")
+}
+
+fn a_full_dev_shm() {
+    fork(|| {
+        if !small_shm(c"size=8m") {
+            return;
+        }
+        let name = name("q");
+        let segment = Bare::create(&name, Options { reserve: Some(64 << 20), ..SMALL }).unwrap();
+        let first = segment.value(1u64).unwrap().0;
+        let mut kept = Vec::new();
+        let full = loop {
+            match segment.value([1u64; 20_000]) {
+                Ok((value, _)) => kept.push(value),
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(full, CreateError::Full { .. }), "{full:?}");
+        assert!(kept.len() > 2, "{}", kept.len());
+        // All that is there goes on, and what is freed is used again.
+        kept.iter().for_each(|value| value.update(|v| v[19_999] += 1).unwrap());
+        first.update(|v| *v += 1).unwrap();
+        kept.pop();
+        kept.push(segment.value([2u64; 20_000]).unwrap().0);
+        assert_eq!(segment.verify().unwrap().objects, kept.len() as u64 + 1);
+        let other =
+            Bare::create("other", Options { reserve: Some(1 << 30), max_processes: Some(1023), ..SMALL });
+        println!("  full: {} values of 160 kB; another segment: {:?}", kept.len(), other.as_ref().err());
+        drop((other, kept, first, segment));
+        assert_eq!(std::fs::read_dir("/dev/shm").unwrap().count(), 0, "nothing is left");
+    })
+    .succeeds("8 MB");
+    fork(|| {
+        if !small_shm(c"size=8k") {
+            return;
+        }
+        let refused = Bare::create("none", SMALL);
+        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+        assert_eq!(std::fs::read_dir("/dev/shm").unwrap().count(), 0, "nothing is left");
+    })
+    .succeeds("8 kB");
+    fork(|| {
+        if !small_shm(c"size=8m,ro") {
+            return;
+        }
+        match Bare::create("none", SMALL) {
+            Err(OpenError::Os(e)) => println!("  read-only: {e}"),
+            other => panic!("{other:?}"),
+        }
+    })
+    .succeeds("read-only");
+}
+
+// ---- other namespaces ----
+
+/// Two programs, each the first process of a pid namespace of its own, which meet by name.
+fn other_pid_namespaces() {
+    let name = name("r");
+    let (told, at, go, never) = (Line::new(), Line::new(), Line::new(), Line::new());
+    // The first process of a namespace cannot end itself by a signal: it is killed from outside when `kill` says so.
+    let in_namespace = |kill: Option<&Line>, body: &dyn Fn()| {
+        fork(|| {
+            // SAFETY: changes in which namespace the next children are, and nothing else.
+            if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0
+                // SAFETY: as above.
+                && unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWPID) } != 0
+            {
+                println!("  skipped: unshare: {}", std::io::Error::last_os_error());
+                told.send(0);
+                return;
+            }
+            let mut first = fork(|| {
+                assert_eq!(std::process::id(), 1, "the first process of its namespace");
+                body();
+            });
+            if let Some(kill) = kill {
+                kill.receive();
+                first.signal(rustix::process::Signal::KILL);
+            }
+            let end = first.end();
+            harness::exit_now(match end {
+                End::Exit(code) => code,
+                End::Signal(signal) => 128 + signal,
+            });
+        })
+    };
+    let mut one = in_namespace(Some(&go), &|| {
+        let segment = Bare::create(&name, SMALL).unwrap();
+        let (value, (offset, generation)) = segment.value([0u64; 9]).unwrap();
+        told.send(1);
+        at.send(offset);
+        at.send(generation);
+        for _ in 0..2_000 {
+            value.update(|v| v.iter_mut().for_each(|v| *v += 1)).unwrap();
+        }
+        let mut guard = value.get_lock().unwrap();
+        guard[0] = 99;
+        told.send(2);
+        never.receive();
+    });
+    if told.receive() == 0 {
+        return;
+    }
+    let place = (at.receive(), at.receive());
+    let mut two = in_namespace(None, &|| {
+        let segment = Bare::open(&name, SMALL).unwrap();
+        let value = segment.open_value::<[u64; 9]>(place).unwrap();
+        for _ in 0..2_000 {
+            match value.try_get_lock() {
+                Ok(mut guard) => guard.iter_mut().for_each(|v| *v += 1),
+                Err(LockError::Timeout { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert_eq!(told.receive(), 2);
+        let seen = value.get();
+        assert!(seen.iter().all(|v| *v == seen[0]), "whole: {seen:?}");
+        let refused = value.try_get_lock().map(drop);
+        assert!(matches!(refused, Err(LockError::Timeout { owner: Some(1) })), "it lives there: {refused:?}");
+        go.send(0);
+        let guard = value.get_lock().unwrap();
+        assert_eq!(guard.inherited(), Some(1), "it died there");
+        assert_eq!(*guard, seen, "and left the last committed value");
+        drop(guard);
+        drop(value);
+        assert_eq!(segment.verify().unwrap().processes, 1);
+    });
+    assert_eq!(two.end(), End::Exit(0));
+    assert_eq!(one.end(), End::Exit(128 + libc::SIGKILL));
+    assert!(!there(&name), "the last one out was in another namespace");
 }

@@ -16,6 +16,7 @@ mod ours;
 mod peers;
 mod pools;
 mod python;
+mod segments;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,9 @@ fn main() -> ExitCode {
     }
     if settings.wants("map") {
         maps::table(&settings, &mut goals);
+    }
+    if settings.wants("segments") {
+        segments::table(&settings, &mut goals);
     }
     if settings.wants("pool") {
         pools::tables(&settings, &mut goals);

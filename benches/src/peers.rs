@@ -426,6 +426,28 @@ impl Drop for Child {
     }
 }
 
+/// A forked process that has something, until it is dropped.
+pub struct Keeper {
+    _child: Child,
+}
+
+impl Keeper {
+    /// Once this is back, it has it.
+    pub fn start<R>(make: impl FnOnce() -> R) -> Self {
+        let (mut ready, mut tell) = std::io::pipe().expect("a pipe");
+        let child = Child::fork(|| {
+            let _kept = make();
+            let _ = std::io::Write::write_all(&mut tell, b"!");
+            loop {
+                std::thread::park();
+            }
+        });
+        drop(tell);
+        std::io::Read::read_exact(&mut ready, &mut [0]).expect("it has it");
+        Self { _child: child }
+    }
+}
+
 /// `parties` forked processes do `warm` once, then together `work` until told to stop.
 pub fn in_processes(
     parties: usize,

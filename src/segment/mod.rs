@@ -8,7 +8,7 @@
 //! extents        memory and blocks                               record   the words before an object's body
 //! keep           how long an object lives                        words    bytes in and out of words
 //! parts          further blocks of an object
-//! named          segments that have a name in /dev/shm
+//! named          segments that have a name in /dev/shm           census   a list of them, and a sweep
 //! names          names as words: the protocol                    directory  names of objects in a segment
 //! ```
 //!
@@ -21,6 +21,8 @@ pub(crate) mod words;
 
 #[cfg(not(loom))]
 mod bytes;
+#[cfg(not(loom))]
+pub(crate) mod census;
 #[cfg(not(loom))]
 pub(crate) mod directory;
 #[cfg(not(loom))]
@@ -55,7 +57,7 @@ pub(crate) use self::{
     record::{Kind, Stamp},
 };
 #[cfg(not(loom))]
-pub use self::{named::SegmentInfo, verify::Report};
+pub use self::{census::SegmentInfo, verify::Report};
 
 /// Places for processes in a private segment: what fits into two words of holder bits. More cost every object.
 #[cfg(not(loom))]

@@ -46,6 +46,7 @@
 use super::{
     attached::{Local, Segment, local},
     bytes::Bytes,
+    census::{clear_stale, sweep_name},
     layout::{EXTENT, Geometry, MAGIC, MOST_PROCESSES, VERSION, header},
     words,
 };
@@ -63,7 +64,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::{sync::Arc, time::Duration};
 
 /// Slot 0 has no owner, so its byte is free for this.
-const LIFE: u64 = 0;
+pub(super) const LIFE: u64 = 0;
 /// Behind the bytes of all owners.
 const NAME: u64 = 1 << 41;
 /// Words of the header that are kept in all versions.
@@ -95,24 +96,6 @@ impl Default for NamedOptions {
     }
 }
 
-/// What [`crate::segments`] says of one.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct SegmentInfo {
-    /// What it was created and is opened under.
-    pub name: String,
-    /// Bytes of address space: how large it can become.
-    pub reserved: u64,
-    /// Bytes that have memory.
-    pub committed: u64,
-    /// Processes that take part at this moment; those that opened it for reading only are not counted.
-    pub processes: u32,
-    /// It stays when the last process leaves.
-    pub persistent: bool,
-    /// No process is attached, and it does not persist: the next sweep takes it.
-    pub stale: bool,
-}
-
 /// What a segment with a name has besides.
 #[derive(Debug)]
 pub(crate) struct Named {
@@ -123,15 +106,15 @@ pub(crate) struct Named {
 }
 
 /// The first words of a file that is one of ours.
-struct Head {
+pub(super) struct Head {
     id: u128,
-    geometry: Geometry,
-    persistent: bool,
+    pub(super) geometry: Geometry,
+    pub(super) persistent: bool,
 }
 
 impl Head {
     /// Through the descriptor: nothing is mapped yet, and a file that is cut meanwhile is an answer, not a signal.
-    fn read(fd: BorrowedFd<'_>, facts: &Facts, name: &str) -> Result<Self, OpenError> {
+    pub(super) fn read(fd: BorrowedFd<'_>, facts: &Facts, name: &str) -> Result<Self, OpenError> {
         let name = || name.to_owned();
         if facts.bytes == 0 {
             return Err(OpenError::Empty { name: name() });
@@ -239,7 +222,7 @@ fn seen_by(observer: &Observer) -> Result<BorrowedFd<'_>, CreateError> {
 
 /// Takes the name from `file` if nobody is attached to it (and nobody else, where `fd` holds LIFE itself) and it does not
 /// persist. `false`: it has it still, or never had. LIFE is not held by `fd` afterwards.
-fn sweep(at: &ShmName, fd: BorrowedFd<'_>, file: FileId) -> Result<bool, OsError> {
+pub(super) fn sweep(at: &ShmName, fd: BorrowedFd<'_>, file: FileId) -> Result<bool, OsError> {
     let alone = liveness::try_lock(fd, LIFE, Lock::Exclusive)?;
     let swept = if alone || atomic::broken(Rule::AloneToUnlink) {
         // Invariant 2.
@@ -639,39 +622,6 @@ impl Segment {
     pub(super) fn entered(&self) -> Option<ForkAware> {
         self.named.as_ref().and_then(|named| named.entered)
     }
-
-    /// All segments that have a name here and that this process may look at, by name.
-    pub(crate) fn list_named() -> Result<Vec<SegmentInfo>, OpenError> {
-        let mut found = Vec::new();
-        for name in shm::names()? {
-            let Ok(file) = ShmName::new(&name).open(false) else { continue };
-            let (fd, facts) = (file.as_fd(), Facts::of(file.as_fd())?);
-            let Some(head) = Some(&facts)
-                .filter(|facts| facts.oddity.is_none())
-                .and_then(|facts| Head::read(fd, facts, &name).ok())
-            else {
-                continue;
-            };
-            let is_held =
-                |first, bytes| liveness::held_by_others(fd, first, bytes).map(|held| held.is_some());
-            let mut processes = 0;
-            if is_held(1, u64::from(MOST_PROCESSES))? {
-                for slot in 1..=head.geometry.max_processes {
-                    processes += u32::from(is_held(u64::from(slot), 1)?);
-                }
-            }
-            found.push(SegmentInfo {
-                reserved: head.geometry.reserve,
-                committed: facts.committed,
-                processes,
-                persistent: head.persistent,
-                stale: !head.persistent && !is_held(LIFE, 1)?,
-                name,
-            });
-        }
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(found)
-    }
 }
 
 /// By wish: with LIFE in hand (our own process may be attached), and NAME. `false`: another is at it, or it is gone.
@@ -712,29 +662,4 @@ pub(super) fn geometry_for(options: &NamedOptions) -> Result<Geometry, OpenError
             None => extents += 1,
         }
     }
-}
-
-/// Sweeps what has this name, if it is a segment of ours that is stale.
-fn sweep_name(at: &ShmName) -> Result<bool, OpenError> {
-    let _no_fork = local()?; // invariant 6
-    let Ok(file) = at.open(true) else { return Ok(false) };
-    let (fd, facts) = (file.as_fd(), Facts::of(file.as_fd())?);
-    if facts.oddity.is_some() || facts.owner != shm::user() {
-        return Ok(false);
-    }
-    // Not one of another version either: what is stale there is for that version to say.
-    let Ok(head) = Head::read(fd, &facts, "") else { return Ok(false) };
-    if head.persistent || liveness::held_by_others(fd, LIFE, 1)?.is_some() {
-        return Ok(false);
-    }
-    Ok(sweep(at, fd, facts.file)?)
-}
-
-/// Takes the names of all stale segments of this user away; how many those were.
-pub(crate) fn clear_stale() -> Result<u64, OpenError> {
-    let mut swept = 0;
-    for name in shm::names()? {
-        swept += u64::from(sweep_name(&ShmName::new(&name))?);
-    }
-    Ok(swept)
 }

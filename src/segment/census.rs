@@ -1,0 +1,98 @@
+//! All named segments at a look: a list of them, and the sweep of those that nobody is attached to.
+//!
+//! A look takes no lock and gives none away: whether somebody is attached is asked of the kernel. A sweep is the one of
+//! `named`, for every name. What is not a segment of this version and of this user it leaves alone.
+//!
+//! Killed here? See `named`: a sweep that was cut short is begun again by the next.
+
+use super::{
+    attached::{Segment, local},
+    layout::MOST_PROCESSES,
+    named::{Head, LIFE, sweep},
+};
+use crate::{
+    error::OpenError,
+    os::{
+        liveness,
+        shm::{self, Facts, ShmName},
+    },
+};
+use rustix::fd::AsFd;
+
+/// What [`crate::segments`] says of one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct SegmentInfo {
+    /// What it was created and is opened under.
+    pub name: String,
+    /// Bytes of address space: how large it can become.
+    pub reserved: u64,
+    /// Bytes that have memory.
+    pub committed: u64,
+    /// Processes that take part at this moment; those that opened it for reading only are not counted.
+    pub processes: u32,
+    /// It stays when the last process leaves.
+    pub persistent: bool,
+    /// No process is attached, and it does not persist: the next sweep takes it.
+    pub stale: bool,
+}
+
+impl Segment {
+    /// All segments that have a name here and that this process may look at, by name.
+    pub(crate) fn list_named() -> Result<Vec<SegmentInfo>, OpenError> {
+        let mut found = Vec::new();
+        for name in shm::names()? {
+            let Ok(file) = ShmName::new(&name).open(false) else { continue };
+            let (fd, facts) = (file.as_fd(), Facts::of(file.as_fd())?);
+            let Some(head) = Some(&facts)
+                .filter(|facts| facts.oddity.is_none())
+                .and_then(|facts| Head::read(fd, facts, &name).ok())
+            else {
+                continue;
+            };
+            let is_held =
+                |first, bytes| liveness::held_by_others(fd, first, bytes).map(|held| held.is_some());
+            let mut processes = 0;
+            if is_held(1, u64::from(MOST_PROCESSES))? {
+                for slot in 1..=head.geometry.max_processes {
+                    processes += u32::from(is_held(u64::from(slot), 1)?);
+                }
+            }
+            found.push(SegmentInfo {
+                reserved: head.geometry.reserve,
+                committed: facts.committed,
+                processes,
+                persistent: head.persistent,
+                stale: !head.persistent && !is_held(LIFE, 1)?,
+                name,
+            });
+        }
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+}
+
+/// Sweeps what has this name, if it is a segment of ours that is stale.
+pub(super) fn sweep_name(at: &ShmName) -> Result<bool, OpenError> {
+    let _no_fork = local()?; // invariant 6
+    let Ok(file) = at.open(true) else { return Ok(false) };
+    let (fd, facts) = (file.as_fd(), Facts::of(file.as_fd())?);
+    if facts.oddity.is_some() || facts.owner != shm::user() {
+        return Ok(false);
+    }
+    // Not one of another version either: what is stale there is for that version to say.
+    let Ok(head) = Head::read(fd, &facts, "") else { return Ok(false) };
+    if head.persistent || liveness::held_by_others(fd, LIFE, 1)?.is_some() {
+        return Ok(false);
+    }
+    Ok(sweep(at, fd, facts.file)?)
+}
+
+/// Takes the names of all stale segments of this user away; how many those were.
+pub(crate) fn clear_stale() -> Result<u64, OpenError> {
+    let mut swept = 0;
+    for name in shm::names()? {
+        swept += u64::from(sweep_name(&ShmName::new(&name))?);
+    }
+    Ok(swept)
+}
