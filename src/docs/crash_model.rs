@@ -84,6 +84,30 @@
 //! [`verify`](crate::verify), and the supervisor of a pool right after it reaped a worker. The right to do so is the file
 //! lock on the slot's byte, so two repairs never meet, and a repair that dies is begun again.
 //!
+//! # A named segment
+//!
+//! | killed | what is left | who repairs |
+//! |---|---|---|
+//! | while it makes one, before it gives it the name | a file without a name, which the kernel takes back | nobody |
+//! | after that | a *stale* segment: nobody is attached to it | whoever meets it next |
+//! | in an open, before it is attached | nothing: its locks are the kernel's | nobody |
+//! | attached | marks of a dead process, as below; if it was the last one, a stale segment | who clears the slot; whoever meets it next |
+//! | as the last one out, or in a sweep, before the name is gone | a stale segment | whoever meets it next |
+//! | in a remove, before the name is gone | as if it had not begun | nobody |
+//!
+//! **Whoever meets it**: an open of that name (which then finds nothing), the creation of any name, and
+//! [`clear_stale`](crate::clear_stale). So whether the last process left or was killed makes no difference: a segment that
+//! does not persist is gone with it. One that persists stays, with all that was committed.
+//!
+//! There is no moment at which an opener sees half of a segment: the file gets its name, by one call that replaces nothing,
+//! when it is whole. Nor one at which two segments are alive under one name: who opens holds a shared lock on the file, and
+//! looks after that whether the name still leads there; who takes the name away holds that lock exclusively, so that
+//! nobody is attached. The proof is in `src/segment/named.rs`.
+//!
+//! **A forked child** takes part at its first use, as it does in a private segment. If all who took part are gone by
+//! then and the name was taken, that is an error ([`CreateError::Removed`](crate::CreateError::Removed),
+//! [`LockError::Gone`](crate::LockError::Gone); `get` panics): it would be alone with bytes that nobody can find.
+//!
 //! # A task
 //!
 //! | the worker is killed | what is left | who repairs: the supervisor |

@@ -48,6 +48,7 @@
 //!
 //! | | Python | allmend |
 //! |---|---|---|
+//! | the creator of a named block is killed | `SharedMemory`: the name stays, and the next start fails with "exists"; or the tracker of a reader that ends takes it from everybody | the name lives as long as a process is attached; [`segments`](crate::segments) lists, [`clear_stale`](crate::clear_stale) sweeps |
 //! | a worker is killed while it holds a lock | everybody else hangs, also in `v.value` | the next who wants the lock has it; the value is the one before |
 //! | a worker is killed in a task | `ProcessPoolExecutor`: `BrokenProcessPool`, all futures fail, the pool is gone. `Pool`: hangs | that future is `Died { pid, signal, .. }`, the worker is replaced |
 //! | a task raises or panics | its future raises | its future is `Panicked { message, location, .. }` |

@@ -95,6 +95,28 @@
 //! you trust to live: who waits for a dead holder waits for ever, its time-outs may come early or late, and overwritten
 //! bytes of its lock are undefined behaviour. None of the promises holds for it.
 //!
+//! # Named segments
+//!
+//! * **The length of a named segment is a matter of trust.** A private segment's is sealed; a file with a name cannot be
+//!   sealed, and whoever may write it may cut it. A touch of what is missing is then a SIGBUS. (Who may write it is its
+//!   mode: 0600 unless you say otherwise, and another user's is refused unless you ask for it.)
+//! * **It lives in /dev/shm**, which is memory: a reboot takes it, and in a container it may be 64 MB.
+//! * **Gone with the last process**, also if that was killed, unless it persists. `exit` in the middle of `main` counts as a
+//!   kill: the name goes at the next open, creation or [`clear_stale`](crate::clear_stale).
+//! * **Opened for reading only**, a process has no place in the segment and keeps nothing: an object that its last holder
+//!   drops is gone under the reader, and `get` says so by a panic. Atomics' `store` and `fetch_add` panic, since they cannot
+//!   return an error. Such a process is not counted in [`SegmentInfo::processes`](crate::SegmentInfo::processes), and only
+//!   if it may write the file can it take the name away as the last one out; else a sweep does.
+//! * **A process that is stopped while it takes a name away** (between two system calls) keeps others out of that name.
+//!   They get [`OpenError::Busy`](crate::OpenError::Busy) after seconds.
+//! * **One version of the crate**: all programs that share a segment are built with the same layout, else
+//!   [`OpenError::WrongVersion`](crate::OpenError::WrongVersion).
+//! * **Crate `shared_memory` maps** what is opened to write in /dev/shm. It keeps a descriptor that we cannot reach: code that
+//!   closes all descriptors, as daemons do, makes the last drop of the segment close a stranger's. Open segments after that.
+//!   What is created, opened to look, or elsewhere, we map ourselves: the crate cannot map a file before it has its name,
+//!   nor without the right to write.
+//! * `ALLMEND_SHM_DIR` names another directory than /dev/shm: for tests. Programs meet only where it is the same.
+//!
 //! # Memory
 //!
 //! * A full machine or a full limit is [`CreateError::Full`](crate::CreateError::Full), because the kernel is asked for pages

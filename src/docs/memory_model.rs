@@ -120,6 +120,13 @@
 //! A process that stores with plain instructions is, from our side, one that stores some value at some time. Our side
 //! stays defined.
 //!
+//! # A segment that is open for reading only
+//!
+//! Its mapping has no write permission, so what would write by mistake ends in a SIGSEGV and not in others' data. Reads
+//! are the same atomic loads. Nothing keeps the object meanwhile, so each read asks before and after (with an Acquire fence
+//! between) whether the object is still the one that was opened; memory that was once given stays mapped and readable,
+//! whatever becomes of it.
+//!
 //! # Threads and the same lock
 //!
 //! Everything that was done before an unlock, in any memory that both sides can see, happens before what is done after

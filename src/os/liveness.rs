@@ -150,6 +150,11 @@ impl Observer {
         Self { fd, file }
     }
 
+    /// Its descriptor, where nobody can have closed it yet.
+    pub(crate) fn just_opened(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// The file that it was opened on.
     pub(crate) fn file(&self) -> FileId {
         self.file

@@ -493,12 +493,12 @@ impl Segment {
         };
         let (mapping, entered) = if options.read_only {
             let mapping =
-                Mapping::read_only(seen_by(&observer)?, head.geometry.reserve as usize).map_err(full)?;
+                Mapping::read_only(observer.just_opened(), head.geometry.reserve as usize).map_err(full)?;
             (mapping, Some(local.identity()?))
         } else if atomic::broken(Rule::LookAtTheName) {
             (Mapping::new(seen_by(&observer)?, head.geometry.reserve as usize).map_err(full)?, None)
         } else {
-            match at.map(seen_by(&observer)?, head.geometry.reserve).map_err(full)? {
+            match at.map(observer.just_opened(), head.geometry.reserve).map_err(full)? {
                 Some(mapping) if mapping.bytes() as u64 == head.geometry.reserve => (mapping, None),
                 _ => return Ok(Attempt::Again), // its name was taken by wish, and another has it
             }
