@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p allmend-benches
 //! cargo run --release -p allmend-benches -- --quick                    few and short runs: it works; numbers are rough
-//! cargo run --release -p allmend-benches -- --only uncontended,pool    some tables: uncontended read contended map pool python
+//! cargo run --release -p allmend-benches -- --only uncontended,pool    some tables: uncontended read contended map segments pool python
 //! cargo run --release -p allmend-benches -- --repetitions 15           more of them
 //! ```
 //!
@@ -32,6 +32,8 @@
 //! | `SharedMap::get`, larger | a hash, a line of the table, and the entry's block; the value is copied once, and decoded |
 //! | `SharedMap::insert`, `update`, `remove` | two atomic read-modify-writes for the shard's lock, the look, one store; `update` looks first, and tries again if it lost |
 //! | `SharedMap::iter` | each chain is copied: two small allocations an entry |
+//! | open of a named segment | about twenty system calls: two descriptions, owner and mode, two locks for a place, one that keeps the name, the mapping, its anchor. About 4 times crate shared_memory's own open, which is three calls and makes sure of nothing (22 and 5 us, on a machine that was not quiet) |
+//! | creating a named segment | that, memory for its tables, and a look at all names for stale ones |
 //! | `Pool::new` | one `posix_spawn` per worker, at the same time, whatever the size of this process |
 //! | a task, submitted alone | encode, one slot, one wake; decode |
 //! | a task in `map` | its share of a batch: batches grow until they take about 200 us |
