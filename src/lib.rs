@@ -153,7 +153,7 @@ pub mod crash {
     pub fn break_rule(rule: Rule) {
         crate::atomic::break_rule(rule);
     }
-    pub use crate::atomic::Rule;
+    pub use crate::{atomic::Rule, map::door::Map};
     /// Shared writes since [`arm`].
     pub fn steps() -> u64 {
         crate::atomic::steps()

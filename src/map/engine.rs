@@ -671,8 +671,8 @@ impl Engine {
                 stats.used += audit.used;
                 stats.free += audit.free;
                 stats.sound &= audit.sound;
-                stats.buckets += shard.state().load(Relaxed);
-                stats.bytes += shard.row(row::BYTES).load(Relaxed);
+                stats.buckets = stats.buckets.saturating_add(shard.state().load(Relaxed));
+                stats.bytes = stats.bytes.saturating_add(shard.row(row::BYTES).load(Relaxed));
                 Ok(())
             })?;
         }
@@ -689,6 +689,11 @@ impl Engine {
     #[cfg(test)]
     pub(super) fn recover_all(&self) {
         self.try_recover_all().into_iter().for_each(|done| done.unwrap());
+    }
+
+    #[cfg(allmend_crash)]
+    pub(super) fn shard_number(&self, key: &[u8]) -> usize {
+        self.shard_of(self.hash(key)).index
     }
 
     // ---- key locks ----

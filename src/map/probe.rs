@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// Buckets of a chain: far more than any hash makes.
-pub(super) const HOPS: usize = 1 << 12;
+pub(super) const HOPS: usize = 1 << 10;
 /// Tries between two questions for the lock.
 const TRIES: usize = if cfg!(loom) { 3 } else { 64 };
 

@@ -60,7 +60,7 @@ pub(super) const REGION_HEADER: usize = 8;
 #[inline(always)]
 pub(super) fn address(hash: u64, n: u64) -> u64 {
     let level = 63 - (n | 1).leading_zeros();
-    let wide = hash & ((2u64 << level) - 1);
+    let wide = hash & (2u64 << level).wrapping_sub(1);
     if wide < n { wide } else { wide & ((1 << level) - 1) }
 }
 
@@ -69,7 +69,7 @@ pub(super) fn width(b: u64, n: u64) -> u32 {
     let level = 63 - (n | 1).leading_zeros();
     let half = 1u64 << level;
     // Bucket b and its partner b + 2^level (or b - 2^level) are told apart once the upper one exists.
-    if (b & (half - 1)) + half < n { level + 1 } else { level }
+    if (b & (half - 1)) | half < n { level + 1 } else { level }
 }
 
 /// Where the entries that move to bucket `n` come from when there are `n` buckets.

@@ -14,6 +14,8 @@ use std::{
     sync::Arc,
 };
 
+mod hostile;
+
 const INLINE: Option<(u8, u8)> = Some((8, 8));
 
 fn shape(inline: Option<(u8, u8)>) -> Shape {
@@ -354,7 +356,6 @@ fn threads_of_one_process_share_it() {
 }
 
 /// Words of the whole map, for tests that write over them.
-#[allow(dead_code, reason = "see `hostile`")]
 fn words(engine: &Engine) -> Vec<&crate::atomic::Word64> {
     let object = engine.object();
     let parts = (0..object.parts()).filter_map(|part| object.part(part));
