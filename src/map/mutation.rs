@@ -61,7 +61,7 @@ mod model {
         static BROKEN: RefCell<Vec<Mutation>> = const { RefCell::new(Vec::new()) };
     }
 
-    pub(super) fn broken(mutation: Mutation) -> bool {
+    pub(in crate::map) fn broken(mutation: Mutation) -> bool {
         BROKEN.with_borrow(|broken| broken.contains(&mutation))
     }
 
