@@ -36,10 +36,10 @@ mod recovery;
 #[cfg_attr(loom, allow(dead_code, reason = "the models use what they check"))]
 mod shape;
 
-#[cfg(allmend_crash)]
-pub(crate) mod door;
 #[cfg(not(loom))]
 mod change;
+#[cfg(allmend_crash)]
+pub(crate) mod door;
 #[cfg(not(loom))]
 mod engine;
 #[cfg(not(loom))]
