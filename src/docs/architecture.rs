@@ -15,6 +15,7 @@
 //! | 4 | `number.rs` | which numbers have an atomic form | no | state |
 //! | 4 | `codec/` | how keys and values become bytes | no | anything shared |
 //! | 5 | `map/` | the map: buckets, blocks, reading without a lock, changes of one store, recovery | forbidden | user code under a lock of its own |
+//! | 5 | `array/` | elements in place, behind claims (`sync/claims.rs`) | `hold.rs`: from a claim to a slice | a slice without a claim |
 //! | 5 | `value.rs`, `shared_atomic.rs` | what users hold | where a guard's copy lies | system calls |
 //! | 6 | `pool/` | tasks, slots, workers' life and death | `trampoline.rs` | believing what a worker wrote |
 //! | 6 | `bare.rs` | named segments as the tests and the bench of the crate see them | no | a place in the API |

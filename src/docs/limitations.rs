@@ -33,6 +33,17 @@
 //!   go back to the kernel when the last process has left.
 //! * An argument or a result of a task has at most 4 GiB. 2^16 handles can be in results on their way at a time.
 //!
+//! # Arrays
+//!
+//! * **At most 2^32 - 1 elements**, and each array costs about 16 KiB for its claims and 7 KiB for what updates undo.
+//! * **In place means trust.** A peer of the same user that writes without a claim writes under your slice.
+//! * **A writer can starve** behind a stream of overlapping readers: use a time-out.
+//! * **A process that is stopped while it claims** keeps others out of what it was about to take, as if it held it.
+//! * **112 claims at a time** per process and array; one more is
+//!   [`TooManyClaims`](crate::LockError::TooManyClaims).
+//! * **Open for reading only**, an array with claims cannot be read: a claim is a write.
+//! * **A reader cannot clear a mark.** What a dead writer left is for the next writer to mend and accept.
+//!
 //! # Values
 //!
 //! * **A guard copies.** Up to 64 bytes the copy lies in the guard, above that on the heap, and it is copied back at the
