@@ -143,6 +143,8 @@ impl Environment {
 }
 
 impl<K: Data, V: Data> Store<K, V> for Environment {
+    const GOES_ON: bool = false;
+
     fn get(&mut self, key: &K, value: &V) -> bool {
         let read = self.env.read_txn().expect("LMDB reads");
         self.data.get(&read, key.bytes()).expect("LMDB gets") == Some(value.bytes())
@@ -317,6 +319,8 @@ impl RedisClient {
 }
 
 impl<K: Data, V: Data> Store<K, V> for RedisClient {
+    const GOES_ON: bool = false;
+
     fn get(&mut self, key: &K, value: &V) -> bool {
         self.ask(&[b"GET", key.bytes()], Some(value.bytes().to_vec()));
         self.right

@@ -153,6 +153,8 @@ impl<K: Data> Keys<K> {
 
 /// A map, as one process or thread sees it.
 pub trait Store<K, V> {
+    /// The phases after the first work on the same map.
+    const GOES_ON: bool = true;
     /// Is the value there, and the right one?
     fn get(&mut self, key: &K, value: &V) -> bool;
     /// Inserts or overwrites.
@@ -174,10 +176,11 @@ fn insert<K: Data, V: Data>(
     store: &mut impl Store<K, V>,
     keys: &Keys<K>,
     (seat, parties): (usize, usize),
+    skip: u64,
     stop: &AtomicU32,
 ) -> u64 {
     let mut done = 0;
-    for i in (seat..keys.all.len()).step_by(parties) {
+    for i in (seat..keys.all.len()).step_by(parties).skip(skip as usize) {
         if done % 64 == 0 && stop.load(Relaxed) != 0 {
             break;
         }
@@ -232,7 +235,14 @@ pub fn seat<K: Data, V: Data, S: Store<K, V>>(
     full: impl FnOnce(S) -> S,
     warm: usize,
 ) {
-    phases.run(INSERT, seat, |stop| insert(&mut empty, keys, share, stop));
+    let mut inserted = 0;
+    phases.run(INSERT, seat, |stop| {
+        inserted = insert(&mut empty, keys, share, 0, stop);
+        inserted
+    });
+    if S::GOES_ON {
+        insert(&mut empty, keys, share, inserted, &AtomicU32::new(0)); // what time did not allow
+    }
     let mut store = full(empty);
     // Pages that others made are not mapped here yet.
     for (key, number) in keys.uniform.iter().take(warm) {
