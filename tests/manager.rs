@@ -1,0 +1,335 @@
+//! Objects by name, seen from outside: one object however many ask, other types refused, many names, a full segment,
+//! names that are given again, processes that die in the middle, and joining by a descriptor.
+
+mod harness;
+
+use allmend::{
+    CommandExt, CreateError, LockError, Manager, NameFault, OpenError, Pool, SharedAtomic, SharedValue,
+};
+use harness::{Line, Random, die, fork, stage, until};
+use std::process::Command;
+
+/// Set for a child that is this program again.
+const CHILD: &str = "ALLMEND_TEST_MANAGER_CHILD";
+
+fn main() {
+    match std::env::var(CHILD).as_deref() {
+        Ok("guest") => return guest(),
+        Ok("nothing") => return nothing_was_shared(),
+        _ => {}
+    }
+    harness::run(&[
+        ("twenty_processes_create_one_name", twenty_processes_create_one_name),
+        ("another_type_is_refused", another_type_is_refused),
+        ("names_that_cannot_be", names_that_cannot_be),
+        ("a_hundred_thousand_names", a_hundred_thousand_names),
+        ("full", full),
+        ("removed_and_created_again", removed_and_created_again),
+        ("killed_in_the_middle", killed_in_the_middle),
+        ("only_to_look", only_to_look),
+        ("handles_travel_to_workers", handles_travel_to_workers),
+        ("joined_by_a_child", joined_by_a_child),
+        ("not_a_segment_of_ours", not_a_segment_of_ours),
+    ]);
+}
+
+fn small() -> Manager {
+    Manager::builder().reserve(8 << 20).max_processes(40).new().unwrap()
+}
+
+/// Objects and names of a healthy manager at which nobody works.
+fn counts(manager: &Manager) -> (u64, u64) {
+    let report = manager.verify().expect("healthy");
+    assert_eq!(report.busy, 0, "{report:?}");
+    (report.objects, report.names)
+}
+
+fn twenty_processes_create_one_name() {
+    let manager = small();
+    for round in 0..20 {
+        stage(&format!("twenty processes, round {round}"));
+        let (start, made) = (Line::new(), Line::new());
+        let name = format!("name of round {round}");
+        let askers: Vec<_> = (0..20u64)
+            .map(|i| {
+                fork(|| {
+                    start.receive();
+                    let value = manager.value(&name, i).unwrap();
+                    made.send(value.get());
+                    value.update(|v| *v += 100).unwrap();
+                })
+            })
+            .collect();
+        (0..20).for_each(|_| start.send(0));
+        let first = made.receive() % 100;
+        (1..20).for_each(|_| assert_eq!(made.receive() % 100, first, "one of them created it"));
+        askers.into_iter().for_each(|asker| asker.succeeds("an asker"));
+        assert_eq!(manager.value(&name, 0u64).unwrap().get(), first + 2_000);
+        assert_eq!(counts(&manager), (round + 1, round + 1));
+    }
+}
+
+fn another_type_is_refused() {
+    let manager = small();
+    manager.value("n", 1u32).unwrap();
+    let wrong = |found: OpenError| match found {
+        OpenError::WrongType { name, expected, found } if name == "n" => (expected, found),
+        other => panic!("{other:?}"),
+    };
+    let there = "a SharedValue of u32 (4 bytes, alignment 4)";
+    let (expected, found) = wrong(manager.value("n", 1i32).unwrap_err());
+    assert_eq!((&*expected, &*found), ("a SharedValue of i32 (4 bytes, alignment 4)", there));
+    let (expected, found) = wrong(manager.value("n", [1u32; 3]).unwrap_err());
+    assert_eq!((&*expected, &*found), ("a SharedValue of [u32; 3] (12 bytes, alignment 4)", there));
+    let (expected, found) = wrong(manager.atomic("n", 1u32).unwrap_err());
+    assert_eq!((&*expected, &*found), ("a SharedAtomic of u32 (4 bytes, alignment 4)", there));
+    let unlocked = manager.open_object::<SharedValue<u32, allmend::sync::Unlocked>>("n").unwrap_err();
+    assert_eq!(wrong(unlocked).0, "an unlocked SharedValue of u32 (4 bytes, alignment 4)");
+    // A refusal takes nothing away.
+    assert_eq!((manager.value("n", 0u32).unwrap().get(), counts(&manager)), (1, (1, 1)));
+}
+
+fn names_that_cannot_be() {
+    let manager = small();
+    let fault = |name: &str| match manager.value(name, 1u8) {
+        Err(OpenError::ObjectName { fault, .. }) => fault,
+        other => panic!("{name:?}: {other:?}"),
+    };
+    assert_eq!(fault(""), NameFault::Empty);
+    assert_eq!(fault("a\0b"), NameFault::Zero);
+    assert_eq!(fault(&"n".repeat(256)), NameFault::TooLong { longest: 255 });
+    assert!(matches!(manager.remove(""), Err(OpenError::ObjectName { .. })));
+    let value = manager.value(&"ü".repeat(127), 1u8).unwrap();
+    assert!(matches!(manager.publish("", &value), Err(OpenError::ObjectName { .. })));
+    assert!(matches!(manager.remove("other"), Err(OpenError::NoObject { .. })));
+    assert!(matches!(manager.open_object::<SharedAtomic<u8>>("other"), Err(OpenError::NoObject { .. })));
+    manager.publish("a/b c", &value).unwrap();
+    assert!(matches!(manager.publish("a/b c", &value), Err(OpenError::ObjectExists { .. })));
+    assert_eq!(counts(&manager), (1, 2));
+}
+
+fn a_hundred_thousand_names() {
+    const N: u64 = 100_000;
+    let manager = Manager::new().unwrap();
+    let name = |i: u64| format!("object number {i}");
+    for i in 0..N {
+        if i % 10_000 == 0 {
+            stage(&format!("name {i}"));
+        }
+        manager.atomic(&name(i), i).unwrap();
+    }
+    stage("all are there");
+    for i in (0..N).step_by(7) {
+        assert_eq!(manager.open_object::<SharedAtomic<u64>>(&name(i)).unwrap().load(), i);
+    }
+    assert!(matches!(manager.open_object::<SharedAtomic<u64>>(&name(N)), Err(OpenError::NoObject { .. })));
+    assert_eq!((manager.objects().unwrap().len() as u64, counts(&manager)), (N, (N, N)));
+    stage("two of three are removed");
+    for i in (0..N).filter(|i| i % 3 != 0) {
+        manager.remove(&name(i)).unwrap();
+    }
+    let left = N.div_ceil(3);
+    assert_eq!(counts(&manager), (left, left));
+    assert_eq!(manager.atomic(&name(3), 0u64).unwrap().load(), 3);
+}
+
+fn full() {
+    let manager = small();
+    let mut made = 0u64;
+    let error = loop {
+        match manager.value(&format!("name {made}"), [made; 8]) {
+            Ok(_) => made += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
+    assert!(made > 5_000, "{made}");
+    // All that is there goes on.
+    for i in 0..made {
+        let value = manager.value(&format!("name {i}"), [0; 8]).unwrap();
+        value.update(|v| v[1] += 1).unwrap();
+        assert_eq!(value.get()[..2], [i, i + 1]);
+    }
+    assert_eq!(counts(&manager), (made, made));
+    for i in 0..made / 2 {
+        manager.remove(&format!("name {i}")).unwrap();
+    }
+    for i in 0..made / 4 {
+        manager.value(&format!("again {i}"), [0; 8]).unwrap();
+    }
+    let left = made - made / 2 + made / 4;
+    assert_eq!(counts(&manager), (left, left));
+}
+
+fn removed_and_created_again() {
+    let manager = small();
+    let old = manager.value("n", 1u64).unwrap();
+    let (start, done) = (Line::new(), Line::new());
+    let other = fork(|| {
+        let old = manager.value("n", 0u64).unwrap();
+        done.send(0);
+        start.receive();
+        // Its handle is of the old one, whatever has the name by now.
+        old.update(|v| *v += 1).unwrap();
+        assert_eq!(manager.value("n", 0u64).unwrap().get(), 10);
+    });
+    done.receive();
+    manager.remove("n").unwrap();
+    let new = manager.value("n", 10u64).unwrap();
+    start.send(0);
+    other.succeeds("the other process");
+    assert_eq!((old.get(), new.get()), (2, 10));
+    assert_eq!(counts(&manager), (2, 1));
+    drop(old);
+    assert_eq!(counts(&manager), (1, 1));
+    drop(new);
+    assert_eq!((counts(&manager), manager.value("n", 0u64).unwrap().get()), ((1, 1), 10));
+    manager.remove("n").unwrap();
+    assert_eq!(counts(&manager), (0, 0));
+}
+
+/// Processes that give and take a few names, and are killed at any moment; every survivor gets on.
+fn killed_in_the_middle() {
+    let manager = small();
+    let rounds = if std::env::var_os("ALLMEND_LONG").is_some() { 5_000 } else { 150 };
+    let mut random = Random::new();
+    for round in 0..rounds {
+        stage(&format!("killed in the middle, round {round}"));
+        let (seed, worked) = (random.next(), Line::new());
+        let mut victims: Vec<_> = (0..2)
+            .map(|i| {
+                fork(|| {
+                    let mut random = Random::seeded(seed + i);
+                    for n in 0.. {
+                        let name = format!("n{}", random.below(4));
+                        match random.below(3) {
+                            0 => drop(manager.remove(&name)),
+                            _ => drop(manager.value(&name, [7u64; 4]).unwrap()),
+                        }
+                        if n == 3 {
+                            worked.send(0);
+                        }
+                    }
+                })
+            })
+            .collect();
+        (0..2).for_each(|_| _ = worked.receive());
+        (0..random.below(2_000)).for_each(|_| std::hint::spin_loop());
+        victims.iter_mut().for_each(|victim| victim.kill());
+        for n in 0..4 {
+            assert_eq!(manager.value(&format!("n{n}"), [7u64; 4]).unwrap().get(), [7; 4]);
+        }
+        assert_eq!(counts(&manager), (4, 4));
+    }
+}
+
+fn only_to_look() {
+    let name = format!("test-{}-manager", std::process::id());
+    let manager = Manager::builder().reserve(8 << 20).create(&name).unwrap();
+    let value = manager.value("n", 5u64).unwrap();
+    manager.atomic("hits", 6u8).unwrap();
+    // Another process: this one has the segment already, to write.
+    fork(|| {
+        std::process::exit(
+            match Command::new("/proc/self/exe").env(CHILD, "guest").env("NAME", &name).status() {
+                Ok(status) => status.code().unwrap_or(1),
+                Err(_) => 1,
+            },
+        )
+    })
+    .succeeds("the reader");
+    assert_eq!((value.get(), counts(&manager)), (5, (2, 2)));
+}
+
+fn handles_travel_to_workers() {
+    fn add((value, hits): (SharedValue<u64>, SharedAtomic<u64>)) -> allmend::Result<SharedValue<u64>> {
+        *value.get_lock()? += 1;
+        hits.fetch_add(1);
+        Ok(value)
+    }
+    let pool = Pool::new(2).unwrap();
+    let manager = Manager::new().unwrap();
+    let both = (manager.value("n", 0u64).unwrap(), manager.atomic("hits", 0u64).unwrap());
+    for back in pool.map(add, vec![both.clone(); 100]) {
+        drop(back.unwrap().unwrap());
+    }
+    assert_eq!((both.0.get(), both.1.load()), (100, 100));
+    drop((pool, both));
+    until(|| manager.verify().unwrap().objects == 2);
+}
+
+/// The child of `joined_by_a_child` and of `only_to_look`.
+fn guest() {
+    if let Ok(name) = std::env::var("NAME") {
+        let manager = Manager::builder().read_only().open(&name).unwrap();
+        let value = manager.value("n", 0u64).unwrap();
+        assert_eq!((value.get(), manager.atomic("hits", 0u8).unwrap().load()), (5, 6));
+        assert_eq!(value.set(1), Err(LockError::ReadOnly));
+        assert!(matches!(manager.value("other", 1u8), Err(OpenError::ReadOnly)));
+        assert!(matches!(manager.remove("n"), Err(OpenError::ReadOnly)));
+        assert!(matches!(manager.publish("m", &value), Err(OpenError::ReadOnly)));
+        assert!(matches!(manager.value("n", 1u8), Err(OpenError::WrongType { .. })));
+        assert_eq!(manager.objects().unwrap().len(), 2);
+        return;
+    }
+    let all = Manager::all_from_env().unwrap();
+    let again = Manager::from_env().unwrap();
+    assert_eq!(all.len(), 2);
+    let value = again.value("n", 0u64).unwrap();
+    *value.get_lock().unwrap() += 1;
+    assert_eq!(all[1].value("second", 0u8).unwrap().get(), 2);
+    // What we were given is ours: our own children get nothing, though their environment speaks of it.
+    let status = Command::new("/proc/self/exe").env(CHILD, "nothing").status().unwrap();
+    assert!(status.success());
+    if value.get() == 2 {
+        let _guard = value.get_lock().unwrap();
+        die();
+    }
+}
+
+fn nothing_was_shared() {
+    match Manager::from_env() {
+        Err(OpenError::NotShared(_)) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+fn joined_by_a_child() {
+    let (first, second) = (small(), small());
+    let value = first.value("n", 0u64).unwrap();
+    second.value("second", 2u8).unwrap();
+    let mut command = Command::new("/proc/self/exe");
+    command.env(CHILD, "guest").share(&first).unwrap().share(&second).unwrap();
+    assert!(command.status().unwrap().success());
+    assert_eq!(value.get(), 1);
+    // The same command once more: this time the child dies with the lock in its hands.
+    assert!(!command.status().unwrap().success());
+    let guard = value.get_lock().unwrap();
+    assert!(guard.inherited().is_some() && *guard == 2);
+    drop(guard);
+    assert_eq!((counts(&first), counts(&second)), ((1, 1), (1, 1)));
+    // A child that was given nothing.
+    assert!(Command::new("/proc/self/exe").env(CHILD, "nothing").status().unwrap().success());
+    for wrong in ["", "x", "0", "99999:0", "-1:0", "0:zz", "1:00"] {
+        let status =
+            Command::new("/proc/self/exe").env(CHILD, "nothing").env("ALLMEND_SHARED", wrong).status();
+        assert!(status.unwrap().success(), "{wrong:?}");
+    }
+}
+
+fn not_a_segment_of_ours() {
+    use std::fs::File;
+    let (pipe, _end) = rustix::pipe::pipe().unwrap();
+    let fds = [pipe, File::open("/dev/null").unwrap().into(), File::open("/proc/self/exe").unwrap().into()];
+    for fd in fds {
+        assert!(matches!(Manager::from_fd(fd), Err(OpenError::Damaged(_) | OpenError::Os(_))));
+    }
+    let manager = small();
+    let same = Manager::from_fd(manager.as_fd().unwrap().try_clone_to_owned().unwrap()).unwrap();
+    same.value("n", 3u8).unwrap();
+    assert_eq!(manager.value("n", 0u8).unwrap().get(), 3);
+    let too_many = Manager::builder().max_processes(5_000).new();
+    assert!(matches!(too_many, Err(OpenError::Invalid(_))), "{too_many:?}");
+    let too_large = Manager::builder().reserve(u64::MAX).new();
+    assert!(matches!(too_large, Err(OpenError::Full { .. })), "{too_large:?}");
+}
