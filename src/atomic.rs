@@ -250,6 +250,10 @@ pub enum Rule {
     RecoverFirst,
     /// What a dead process left is cleared.
     SweepTheDead,
+    /// Who clears what the dead left takes their claims on names away.
+    RetractTheDead,
+    /// A name keeps its object.
+    NamesKeep,
     /// Who clears a block that was on its way asks whether an object names it.
     AskForTheParent,
     /// Who opens a named segment looks, under its lock, whether the name still leads there.

@@ -134,7 +134,7 @@ impl Extents<'_> {
     /// Moves an entry that a dead process claimed to GONE.
     pub(super) fn retract_dead(&self, block: &Block, dead: impl Fn(Owner) -> bool) {
         let kind = self.bytes.w64(block.at + record::KIND * 8).load(Relaxed);
-        if record::kind_and_parts(kind).0 != Kind::Name as u64 {
+        if record::kind_and_parts(kind).0 != Kind::Name as u64 || atomic::broken(Rule::RetractTheDead) {
             return;
         }
         let Some(card) = self.card(block.at) else { return };

@@ -45,7 +45,7 @@ use super::{
     record::{self, Kind, PIN_CLASSES},
 };
 use crate::{
-    atomic::{AcqRel, Acquire, Relaxed, Release, SeqCst, Word64, fence},
+    atomic::{self, AcqRel, Acquire, Relaxed, Release, Rule, SeqCst, Word64, fence},
     error::{CreateError, HandleError},
 };
 
@@ -350,6 +350,9 @@ impl<'a> Keep<'a> {
         }
         if kind == Kind::NameList as u64 {
             return self.extents.is_list(block);
+        }
+        if atomic::broken(Rule::NamesKeep) {
+            return false;
         }
         let reasons = self.record(block, record::REASONS).load(Relaxed);
         let place = Place { at: block.at, generation: self.record(block, record::GENERATION).load(Relaxed) };
