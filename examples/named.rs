@@ -12,10 +12,13 @@ const ADDS: u64 = 10_000;
 fn program(name: &str) -> Result<()> {
     let manager = Manager::open_or_create(name)?;
     let total = manager.value("total", 0i64)?;
+    let all = manager.array::<u64>("programs", 2)?;
     let ready = manager.atomic("ready", 0u32)?;
     for _ in 0..ADDS {
         *total.get_lock()? += 1;
     }
+    // Whoever comes first takes the first element.
+    all.update(|all| *all.iter_mut().find(|n| **n == 0).expect("two") = u64::from(std::process::id()))?;
     ready.fetch_add(1);
     while ready.load() < 2 {
         thread::yield_now();
@@ -32,13 +35,19 @@ fn main() -> Result<()> {
     // To look at the end, this one is there, too; the two do not need it.
     let manager = Manager::create(&name)?;
     let start = || Command::new(std::env::current_exe()?).arg(&name).spawn();
-    let programs = [start()?, start()?];
-    for mut program in programs {
+    let mut programs = [start()?, start()?];
+    for program in &mut programs {
         assert!(program.wait()?.success());
     }
     let total = manager.value("total", 0i64)?.get();
     println!("{name}: total {total}, expected {}", 2 * ADDS);
     assert_eq!(total, 2 * ADDS as i64);
+    let mut were = manager.array::<u64>("programs", 2)?.to_vec()?;
+    let mut ids = programs.map(|program| u64::from(program.id()));
+    were.sort_unstable();
+    ids.sort_unstable();
+    println!("the array says {were:?}, the programs were {ids:?}");
+    assert_eq!(were, ids);
     match manager.value("total", 0.0f64) {
         Err(OpenError::WrongType { expected, found, .. }) => println!("total is {found}, not {expected}"),
         other => panic!("{other:?}"),

@@ -12,6 +12,7 @@
 //! that stands, with its object whole. See `segment/names.rs`.
 
 use crate::{
+    array::{ArrayKind, SharedArray},
     codec::{Codec, Key},
     error::{CreateError, HandleError, NameFault, OpenError, VerifyError},
     map::SharedMap,
@@ -73,6 +74,19 @@ impl<T: Atomic> Object for SharedAtomic<T> {}
 impl<T: Atomic> Listed for SharedAtomic<T> {
     fn expected() -> (Kind, Stamp, String) {
         (Kind::Atomic, Stamp::of::<T>(), short_name::<T>())
+    }
+    fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
+        Self::open_in(segment, place)
+    }
+    fn words(&self) -> &Arc<Words> {
+        self.object()
+    }
+}
+
+impl<T: Pod, L: ArrayKind> Object for SharedArray<T, L> {}
+impl<T: Pod, L: ArrayKind> Listed for SharedArray<T, L> {
+    fn expected() -> (Kind, Stamp, String) {
+        (L::KIND, Stamp::of::<T>(), short_name::<T>())
     }
     fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
         Self::open_in(segment, place)
@@ -210,6 +224,39 @@ impl Manager {
         self.open_or_make(name, |segment| SharedAtomic::place_in(segment, init))
     }
 
+    /// The array of that name; a new one of `len` zeros if there is none.
+    ///
+    /// # Errors
+    /// As [`Manager::value`]; [`OpenError::WrongType`] also if it has another length; [`OpenError::Invalid`] without
+    /// elements.
+    ///
+    /// ```
+    /// use allmend::{Manager, OpenError};
+    ///
+    /// let manager = Manager::new()?;
+    /// manager.array::<f64>("samples", 100)?.set(7, 0.5)?;
+    /// assert_eq!(manager.array::<f64>("samples", 100)?.get(7)?, 0.5);
+    /// match manager.array::<f64>("samples", 200) {
+    ///     Err(OpenError::WrongType { expected, found, .. }) => {
+    ///         assert_eq!((&*expected, &*found), ("200 elements", "100 elements"));
+    ///     }
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
+    pub fn array<T: Pod>(&self, name: &str, len: usize) -> Result<SharedArray<T>, OpenError> {
+        let array: SharedArray<T> =
+            self.open_or_make(name, |segment| SharedArray::place_in(segment, len, |_| ()))?;
+        if array.len() != len {
+            return Err(OpenError::WrongType {
+                name: name.into(),
+                expected: format!("{len} elements"),
+                found: format!("{} elements", array.len()),
+            });
+        }
+        Ok(array)
+    }
+
     /// The map of that name; a new one if there is none.
     ///
     /// # Errors
@@ -313,7 +360,7 @@ impl Manager {
         Err(lying())
     }
 
-    /// Gives a name to an object of this manager. It may have several.
+    /// Gives a name to an object of this manager. It may have several. Of a slice of an array: to the whole array.
     ///
     /// # Errors
     /// [`OpenError::ObjectExists`] if the name is taken; [`OpenError::Elsewhere`] if the object lies in other memory than

@@ -345,7 +345,6 @@ impl<T: Pod, L: ArrayKind> SharedArray<T, L> {
     }
 
     /// The array at that place, if there is one of this kind and type.
-    #[allow(dead_code, reason = "the manager's")]
     pub(crate) fn open_in(segment: &Arc<Segment>, place: Place) -> Result<Self, HandleError> {
         Self::from_object(segment.open(place, L::KIND, (Stamp::of::<T>(), &short_name::<T>()))?)
     }
@@ -358,7 +357,6 @@ impl<T: Pod, L: ArrayKind> SharedArray<T, L> {
     }
 
     /// What the handle leads to.
-    #[allow(dead_code, reason = "the manager's")]
     pub(crate) fn object(&self) -> &Arc<Object> {
         &self.object
     }

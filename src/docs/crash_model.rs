@@ -72,6 +72,18 @@
 //! The same in each segment whose handles travel. A worker joins such a segment when it meets the first handle, and leaves
 //! it when its parent has left.
 //!
+//! # Names
+//!
+//! | killed | what is left | who repairs |
+//! |---|---|---|
+//! | before its claim is listed | a block of a dead owner | who clears the slot |
+//! | with the claim listed, before the name counts | a claim of a dead process, and perhaps an object without a name | who wants the same name takes the claim away; who clears the slot takes both |
+//! | after the name counts | the name, and its object | nobody needs to |
+//! | after a name was taken away | an object without a name, an entry that means nothing | who clears the slot; who changes that list, or `verify` |
+//!
+//! A process that is *stopped* with a claim delays who wants to create that very name by half a second; then they go on
+//! without it. Look-up waits for nobody.
+//!
 //! # Taking part in a segment
 //!
 //! | killed | what is left | who repairs |

@@ -25,7 +25,10 @@
 //! | `d[k].append(x)`, which changes a copy | [`update`](crate::SharedMap::update) of the whole value | the old trap does not compile: `get` gives a value of your own |
 //! | `with lock:` around several steps on a key | [`d.get_lock(k)?`](crate::SharedMap::get_lock), [`lock_many`](crate::SharedMap::lock_many) | |
 //! | `Manager().list()`, `Queue`, `Event`, `Semaphore`, `Barrier`, `Condition` | not yet | |
-//! | `shared_memory.SharedMemory(name)` | not yet | segments are private to a program and its workers |
+//! | `Manager()` | [`Manager::new()?`](crate::Manager::new) | no server process; objects have names: `manager.value("n", 0)?` |
+//! | `SyncManager(address)`, `register`, `connect` | [`Manager::open_or_create(name)?`](crate::Manager::open_or_create) | programs of one machine; each name is created once |
+//! | `shared_memory.SharedMemory(name)` | [`Manager::open_or_create(name)?`](crate::Manager::open_or_create), [`manager.array("data", n)?`](crate::Manager::array) | gone with its last process, unless it persists; nothing is left by a kill |
+//! | `SharedMemory.unlink()` | [`manager.unlink()?`](crate::Manager::unlink) | |
 //! | `ProcessPoolExecutor(2)`, `Pool(2)` | [`Pool::new(2)?`](crate::Pool::new) | no `if __name__ == "__main__"`, no start method |
 //! | `ProcessPoolExecutor()` | `Pool::builder().build()?` | counts the CPUs that this process may use |
 //! | `executor.submit(f, a, b)` | [`pool.submit(f, (a, b))`](crate::Pool::submit) | one argument; several are a tuple |

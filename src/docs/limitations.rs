@@ -31,6 +31,9 @@
 //!   `RLIMIT_FSIZE`. That is address space; memory is taken by the MiB, as it is used.
 //! * **Memory that was used stays with the segment.** Freed blocks are used again, for objects of the same size class; pages
 //!   go back to the kernel when the last process has left.
+//! * **A name costs memory**: an entry of 128 bytes (for names of up to about 20 bytes) and a line of 16 bytes in a list. A
+//!   name has at most 255 bytes. There are 4096 lists, which are written anew for each name that comes or goes: a directory
+//!   of 100,000 names is fine, one of 100 million is not what it is for; that is a [`SharedMap`](crate::SharedMap).
 //! * An argument or a result of a task has at most 4 GiB. 2^16 handles can be in results on their way at a time.
 //!
 //! # Arrays
