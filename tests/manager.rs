@@ -3,9 +3,7 @@
 
 mod harness;
 
-use allmend::{
-    CommandExt, CreateError, LockError, Manager, NameFault, OpenError, Pool, SharedAtomic, SharedValue,
-};
+use allmend::{CommandExt, LockError, Manager, NameFault, OpenError, Pool, SharedAtomic, SharedValue};
 use harness::{Line, Random, die, fork, stage, until};
 use std::process::Command;
 
