@@ -389,7 +389,7 @@ impl Manager {
             return Err(OpenError::Handle(HandleError::Gone));
         }
         let (_, _, type_name) = O::expected();
-        loop {
+        for _ in 0..GONE_AT_MOST {
             match self.segment.find_or_claim(name, &type_name, true)? {
                 FoundOrClaimed::Found(_) => return Err(OpenError::ObjectExists { name: name.into() }),
                 FoundOrClaimed::Claimed(claim) => {
@@ -399,6 +399,7 @@ impl Manager {
                 }
             }
         }
+        Err(lying())
     }
 
     /// Takes a name away from its object. Who has the object keeps it; it goes with its last user. A new object of that

@@ -20,7 +20,7 @@ use super::{
     Kind, Object, Segment, Stamp,
     extents::{Block, Extents},
     keep::Place,
-    names::{self, BUCKETS, Card, Line, List, MOST_LISTED, Overwritten, Shelf, State, entry, list},
+    names::{self, BUCKETS, Card, Line, List, MOST_LISTED, Overwritten, ROUNDS, Shelf, State, entry, list},
     owner::Owner,
     record,
 };
@@ -37,6 +37,8 @@ pub(crate) use super::names::{Entry, LONGEST};
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Sleeps on the state of a claim: from, to.
 const SLEEPS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(64)];
+/// What never comes to rest in [`ROUNDS`] looks: two honest processes change a list once each time they look.
+const ENDLESS: Overwritten = Overwritten("a list of names that changes without end");
 
 impl From<Overwritten> for CreateError {
     fn from(Overwritten(what): Overwritten) -> Self {
@@ -121,7 +123,7 @@ impl Extents<'_> {
 
     /// The entries of a bucket at one moment (their states may be later ones).
     fn entries(&self, bucket: u64) -> Result<Vec<Entry>, Overwritten> {
-        loop {
+        for _ in 0..ROUNDS {
             let list = List::read(self, bucket, |_| true)?;
             let entries: Option<Vec<_>> =
                 list.lines.iter().map(|line| Entry::read(self, &list, line.at)).collect::<Result<_, _>>()?;
@@ -129,6 +131,7 @@ impl Extents<'_> {
                 return Ok(entries);
             }
         }
+        Err(ENDLESS)
     }
 
     /// Moves an entry that a dead process claimed to GONE.
@@ -218,7 +221,7 @@ impl Segment {
         have: bool,
     ) -> Result<FoundOrClaimed, CreateError> {
         let (mut waited, mut sleep) = (Duration::ZERO, SLEEPS[0]);
-        loop {
+        for _ in 0..ROUNDS {
             let Some(found) = names::find(&self.extents(), name.as_bytes())? else {
                 match self.claim_name(name, type_name)? {
                     Some(claim) => return Ok(FoundOrClaimed::Claimed(claim)),
@@ -237,6 +240,7 @@ impl Segment {
             }
             self.retract(&found)?;
         }
+        Err(ENDLESS.into())
     }
 
     /// Moves an entry to GONE, if it still says what was seen.
@@ -255,7 +259,8 @@ impl Segment {
     /// Takes the name away from its object; `None`: there is no such name. The object goes with its last holder.
     pub(crate) fn remove_name(self: &Arc<Self>, name: &str) -> Result<Option<Entry>, CreateError> {
         self.me()?;
-        while let Some(found) = self.find(name)? {
+        for _ in 0..ROUNDS {
+            let Some(found) = self.find(name)? else { return Ok(None) };
             if self.retract(&found)? {
                 self.unnamed(found.object);
                 // Without memory for the new list the GONE entry stays in the old one, which means nothing.
@@ -266,7 +271,7 @@ impl Segment {
                 return Ok(Some(found));
             }
         }
-        Ok(None)
+        Err(ENDLESS.into())
     }
 
     /// `None`: somebody else has or wants the name.
@@ -289,7 +294,7 @@ impl Segment {
         bucket: u64,
         add: Option<(u64, &[u8], u64)>,
     ) -> Result<bool, CreateError> {
-        'again: loop {
+        'again: for _ in 0..ROUNDS {
             let extents = self.extents();
             let list = List::read(&extents, bucket, |_| true)?;
             // Held, so that its block does not become another list under our compare-exchange.
@@ -342,6 +347,7 @@ impl Segment {
                 return Ok(false);
             }
         }
+        Err(ENDLESS.into())
     }
 
     /// Drops listed entries that are GONE. `Err`: no memory for the new lists, or the directory was overwritten.

@@ -54,7 +54,7 @@ pub(crate) const MOST_LISTED: usize = 1 << 16;
 /// Longest name, and longest name of a type that is kept.
 pub(crate) const LONGEST: usize = 255;
 /// So often a look-up is overtaken before it gives up: lists that change without end are nobody's honest work.
-const ROUNDS: u32 = 1 << 20;
+pub(crate) const ROUNDS: u32 = 1 << 16;
 
 /// An object's name within its segment.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

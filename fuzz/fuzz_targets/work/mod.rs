@@ -1,7 +1,7 @@
 //! What both segment targets do: a segment with one object of each kind, and every operation on them. All of it must
 //! return, with a value or an error; which one does not matter.
 
-use allmend::{Manager, SharedAtomic, SharedValue};
+use allmend::{Manager, SharedAtomic, SharedMap, SharedValue};
 use std::time::Duration;
 
 /// Long enough to take a lock that is free, short enough for a lock whose word names a living owner.
@@ -47,6 +47,12 @@ pub fn furnished() -> Manager {
     manager.value("small", 7u32).expect("a value");
     manager.value("large", [7u64; 40]).expect("a value");
     manager.atomic("atomic", 7i64).expect("an atomic");
+    let numbers = manager.map::<u64, u64>("numbers").expect("a map");
+    let words = manager.map::<String, Vec<u8>>("words").expect("a map");
+    for i in 0..40u8 {
+        numbers.insert(u64::from(i), 7).expect("room");
+        words.insert(&format!("word {i}"), &vec![i; usize::from(i) * 5]).expect("room");
+    }
     manager
 }
 
@@ -55,6 +61,8 @@ pub struct Hands {
     small: Option<SharedValue<u32>>,
     large: Option<SharedValue<[u64; 40]>>,
     atomic: Option<SharedAtomic<i64>>,
+    numbers: Option<SharedMap<u64, u64>>,
+    words: Option<SharedMap<String, Vec<u8>>>,
 }
 
 impl Hands {
@@ -63,6 +71,8 @@ impl Hands {
             small: manager.open_object("small").ok(),
             large: manager.open_object("large").ok(),
             atomic: manager.open_object("atomic").ok(),
+            numbers: manager.open_object("numbers").ok(),
+            words: manager.open_object("words").ok(),
         }
     }
 
@@ -99,7 +109,37 @@ impl Hands {
             13 => drop(self.small.as_ref().map(|small| manager.publish("again", small))),
             14 => self.large = None,
             15 => drop((0..20).map(|i| manager.value(&format!("row {i}"), [i; 4])).collect::<Vec<_>>()),
-            _ => {}
+            _ => self.look_up(choice),
+        }
+    }
+
+    /// One operation on the maps.
+    fn look_up(&mut self, choice: u8) {
+        let key = u64::from(choice / 24);
+        if let Some(map) = &self.numbers {
+            match choice % 8 {
+                0 => drop(map.get(key)),
+                1 => drop(map.insert(key + 38, key)),
+                2 => drop(map.remove(key)),
+                3 => drop(map.fetch_add(key, 1)),
+                4 => drop(map.compare_and_set(key, Some(7), Some(8))),
+                5 => drop((100..400).map(|i| map.insert(i, key)).collect::<Vec<_>>()),
+                6 => drop(map.iter().take(1000).collect::<Vec<_>>()),
+                _ => drop(map.clear()),
+            }
+        }
+        if let Some(map) = &self.words {
+            let word = format!("word {key}");
+            match choice % 8 {
+                0 => drop(map.get(&word)),
+                1 => drop(map.insert(&word, &vec![choice; 1 << (key + 3)])),
+                2 => drop(map.remove(&word)),
+                3 => drop(map.update(&word, |old| old.map(|mut old| { old.push(1); old }))),
+                4 => drop(map.get_or_insert_with("new", || vec![1; 30])),
+                5 => drop((0..60).map(|i| map.set(&format!("more {i}"), &word.as_bytes())).collect::<Vec<_>>()),
+                6 => drop(map.iter().take(1000).collect::<Vec<_>>()),
+                _ => drop(map.get_lock_timeout(&word, PATIENCE)),
+            }
         }
     }
 }
