@@ -459,7 +459,7 @@ pub(super) fn compact<S: Space>(space: &S, b: u64, inline: bool) -> Result<(), R
 }
 
 /// Readers of this chain who find nothing look again. Before what they may have missed goes.
-fn bump(first: Bucket<'_>) {
+pub(super) fn bump(first: Bucket<'_>) {
     if !broken(Mutation::MoveWithoutVersion) {
         let next = first[NEXT].load(Relaxed);
         first[NEXT].store(next.wrapping_add(LINK_VERSION), Release);

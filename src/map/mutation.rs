@@ -19,6 +19,8 @@ pub(super) enum Mutation {
     MissWithoutState,
     /// A miss does not look at its chain's version again.
     MissWithoutVersion,
+    /// A hit in an overflow bucket does not look at its chain's version again.
+    OverflowHitWithoutVersion,
     /// A miss does not fence before it looks again.
     MissWithoutFence,
     /// A writer does not fence before it fills a block or pair that was used before.

@@ -15,6 +15,9 @@
 //! change a version (the number of buckets; that of the first bucket's NEXT), and then clear. So after a chain without
 //! the key: fence Acquire, and both again. An overflow bucket that was taken away under us changed the version, too.
 //!
+//! *A hit in an overflow bucket* asks for that version, too: one that was taken away under us may be filled for a change
+//! that does not count yet, or lead on to free ones, in which old entries lie.
+//!
 //! *A slot whose block is of another key* is passed only if (5) and (6) hold: a block that was used again under us says
 //! nothing about the entry, which has got another block.
 //!
@@ -109,6 +112,14 @@ fn is_miss<M: Memory>(memory: &M, hash: u64, seen: (u64, u64, u64), first: Bucke
         && (first[NEXT].load(Relaxed) == next || broken(Mutation::MissWithoutVersion))
 }
 
+/// After a hit and its fence: is `bucket` still of the chain that begins with `first`?
+#[inline(always)]
+fn is_of_chain(bucket: Bucket<'_>, first: Bucket<'_>, next: u64) -> bool {
+    std::ptr::eq(bucket, first)
+        || first[NEXT].load(Relaxed) == next
+        || broken(Mutation::OverflowHitWithoutVersion)
+}
+
 // ---- inline ----
 
 /// The value of `key`.
@@ -155,7 +166,8 @@ fn try_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Try<Option<u64>> {
             if !broken(Mutation::HitWithoutFence) {
                 fence(Acquire);
             }
-            return match bucket[THERE].load(Relaxed) == there || broken(Mutation::HitWithoutVersion) {
+            let same = bucket[THERE].load(Relaxed) == there || broken(Mutation::HitWithoutVersion);
+            return match same && is_of_chain(bucket, first, first_next) {
                 true => Try::Sure(Some(value)),
                 false => Try::Again,
             };
@@ -296,7 +308,8 @@ fn try_block<M: Memory>(
         while hits != 0 {
             let slot = &bucket[hits.trailing_zeros() as usize % SLOTS];
             match look(memory, slot, hash, |block| is_of(block, hash, key), &mut *take) {
-                Try::Sure(true) => return Try::Sure(true),
+                Try::Sure(true) if is_of_chain(bucket, first, first_next) => return Try::Sure(true),
+                Try::Sure(true) => return Try::Again,
                 Try::Sure(false) => hits &= hits - 1,
                 other => return other,
             }

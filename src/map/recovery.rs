@@ -10,10 +10,11 @@
 //! 3. Overflow buckets that no chain has become free.
 //! 4. The length is counted.
 //!
-//! Readers never notice: nothing that they can find moves.
+//! Readers never notice: nothing that they can find moves. What a dead writer had moved in a chain, or taken away from it,
+//! it may not have told them: so each chain's version changes before anything of it goes.
 
 use super::{
-    commit::{Refusal, Space, Spot, buckets, clear_spot, hash_in, spots},
+    commit::{Refusal, Space, Spot, buckets, bump, clear_spot, hash_in, spots},
     mutation::{Mutation, broken},
     probe::{HOPS, contents},
     shape::{FREE_BIT, LINK_BITS, NEXT, address, slot_place},
@@ -44,6 +45,10 @@ pub(super) fn settle<S: Space>(space: &S, inline: bool, marks: &mut impl Marks) 
                 Some(bucket) => last = bucket,
                 None => last[NEXT].store(last[NEXT].load(Relaxed) & !LINK_BITS, Release),
             }
+        }
+        let first = space.bucket(b).ok_or(Refusal::Damaged)?;
+        if first[NEXT].load(Relaxed) & LINK_BITS != 0 {
+            bump(first);
         }
         for bucket in buckets(space, b) {
             let bucket = bucket?;

@@ -1,0 +1,176 @@
+//! A reader that stands still between the first bucket of a chain and the next one, while a writer dies and its heir
+//! recovers: it must neither miss what is there throughout, nor see what never was.
+
+use super::{INLINE, engine, is_sound, private};
+use crate::{
+    atomic::{Relaxed, Release, Word64},
+    map::{
+        commit::{self, Found, Space, Spot, add_block, add_pair, compact, find_block, find_pair},
+        engine::Engine,
+        probe::{Bucket, Memory, get_block, get_inline},
+        shape::{LINK_BITS, NEXT, PAIRS, SLOTS, address},
+        shard::{Shard, hash_bytes, hash_word},
+    },
+};
+use std::cell::RefCell;
+
+/// Runs `then` once, when the reader has found an overflow bucket and not looked into it.
+struct Standing<'a, F: FnOnce()> {
+    shard: Shard<'a>,
+    then: RefCell<Option<F>>,
+}
+
+impl<F: FnOnce()> Memory for Standing<'_, F> {
+    fn state(&self) -> &Word64 {
+        self.shard.state()
+    }
+    fn bucket(&self, b: u64) -> Option<Bucket<'_>> {
+        self.shard.bucket(b)
+    }
+    fn overflow(&self, link: u64) -> Option<Bucket<'_>> {
+        let bucket = self.shard.overflow(link);
+        if let Some(then) = self.then.take() {
+            then();
+        }
+        bucket
+    }
+    fn block(&self, place: u64) -> Option<&[Word64]> {
+        self.shard.block(place)
+    }
+}
+
+/// A chain of one more entry than fits into its first bucket.
+struct Chain {
+    engine: Engine,
+    inline: bool,
+    /// Their bucket, and entries of it: those of the map, and one more key.
+    b: u64,
+    keys: Vec<u64>,
+}
+
+impl Chain {
+    fn new(inline: bool) -> Self {
+        let engine = engine(&private(), if inline { INLINE } else { None });
+        engine.insert(&0u64.to_le_bytes(), &[0; 8], None).unwrap();
+        let of = |key: u64| {
+            let shard = engine.scanned(0);
+            let hash = hash(inline, shard, key);
+            (hash >> (64 - engine.layout().shard_bits), address(hash, 16))
+        };
+        let (count, home) = (if inline { PAIRS } else { SLOTS } + 2, of(0));
+        let keys: Vec<u64> = (0..).filter(|&key| of(key) == home).take(count).collect();
+        for &key in &keys[1..count - 1] {
+            engine.insert(&key.to_le_bytes(), &key.to_le_bytes(), None).unwrap();
+        }
+        let chain = Self { engine, inline, b: home.1, keys };
+        let next = chain.shard().bucket(chain.b).unwrap()[NEXT].load(Relaxed);
+        assert_ne!(next & LINK_BITS, 0);
+        chain
+    }
+
+    fn shard(&self) -> Shard<'_> {
+        let any = self.engine.scanned(0);
+        let hash = hash(self.inline, any, self.keys[0]);
+        self.engine.scanned((hash >> (64 - self.engine.layout().shard_bits)) as usize)
+    }
+
+    /// The first key of the map, the one in the overflow bucket, and the one that is not there.
+    fn names(&self) -> (u64, u64, u64) {
+        (self.keys[0], self.keys[self.keys.len() - 2], self.keys[self.keys.len() - 1])
+    }
+
+    fn remove(&self, key: u64) {
+        assert!(self.engine.remove(&key.to_le_bytes(), None).unwrap());
+    }
+
+    /// Looks for `key`, and stands still while `then` happens.
+    fn get(&self, key: u64, then: impl FnOnce()) -> bool {
+        let memory = Standing { shard: self.shard(), then: RefCell::new(Some(then)) };
+        let hash = hash(self.inline, self.shard(), key);
+        let found = match self.inline {
+            true => get_inline(&memory, hash, key).unwrap().is_some(),
+            false => get_block(&memory, hash, &key.to_le_bytes(), |_| Some(())).unwrap(),
+        };
+        assert!(memory.then.take().is_none(), "it stood nowhere");
+        found
+    }
+
+    fn find<'a>(&self, shard: &'a Shard<'_>, key: u64) -> Found<'a> {
+        let hash = hash(self.inline, *shard, key);
+        match self.inline {
+            true => find_pair(shard, hash, key),
+            false => find_block(shard, hash, &key.to_le_bytes()),
+        }
+        .unwrap()
+    }
+
+    /// A new entry, put at a place that is perhaps none of its chain.
+    fn put(&self, shard: &Shard<'_>, to: Spot<'_>, key: u64) {
+        let hash = hash(self.inline, *shard, key);
+        let bytes = key.to_le_bytes();
+        match self.inline {
+            true => add_pair(shard, Some(to), to.bucket, key, key),
+            false => add_block(shard, Some(to), to.bucket, hash, &bytes, &bytes),
+        }
+        .unwrap();
+    }
+}
+
+fn hash(inline: bool, shard: Shard<'_>, key: u64) -> u64 {
+    match inline {
+        true => hash_word(shard.seeds, key),
+        false => hash_bytes(shard.seeds, &key.to_le_bytes()),
+    }
+}
+
+#[test]
+fn an_entry_whose_mover_died_is_not_missed() {
+    for inline in [true, false] {
+        let chain = Chain::new(inline);
+        let (first, moving, _) = chain.names();
+        let found = chain.get(moving, || {
+            // Moved to the front: copied, and killed before the chain's version changed.
+            chain.remove(first);
+            let shard = chain.shard();
+            let Found::There(from) = chain.find(&shard, moving) else { panic!("it is there") };
+            let to = commit::spots(shard.bucket(chain.b).unwrap(), inline).next().unwrap();
+            match inline {
+                true => chain.put(&shard, to, moving),
+                false => to.slot().store(from.slot().load(Relaxed), Release),
+            }
+            shard.recover().unwrap();
+        });
+        assert!(found, "inline: {inline}");
+        is_sound(&chain.engine, chain.keys.len() - 2);
+    }
+}
+
+#[test]
+fn an_entry_that_never_counted_is_not_seen() {
+    for inline in [true, false] {
+        for dies_before_the_version in [true, false] {
+            let chain = Chain::new(inline);
+            let (_, last, absent) = chain.names();
+            let found = chain.get(absent, || {
+                chain.remove(last);
+                let shard = chain.shard();
+                if dies_before_the_version {
+                    let first = shard.bucket(chain.b).unwrap();
+                    let next = first[NEXT].load(Relaxed);
+                    first[NEXT].store(next & !LINK_BITS, Release);
+                    shard.recover().unwrap();
+                } else {
+                    compact(&shard, chain.b, inline).unwrap();
+                }
+                // The bucket that the reader stands before, filled for an insert that dies before its one store.
+                let link = shard.take_overflow().unwrap();
+                let bucket = shard.overflow(link).unwrap();
+                chain.put(&shard, Spot { bucket, index: 0 }, absent);
+            });
+            assert!(!found, "inline: {inline}");
+            chain.shard().recover().unwrap();
+            assert!(!chain.engine.contains(&absent.to_le_bytes()).unwrap());
+            is_sound(&chain.engine, chain.keys.len() - 2);
+        }
+    }
+}
