@@ -489,7 +489,9 @@ impl Manager {
     /// Is every byte free, or reachable exactly once? As [`crate::verify`], of this manager's memory.
     ///
     /// # Errors
-    /// [`VerifyError::Damaged`] with the place where something is wrong.
+    /// [`VerifyError::Damaged`] with the place where something is wrong. A manager that is open for
+    /// [reading only](ManagerBuilder::read_only) cannot clear what the dead left, without which nothing can be said, and
+    /// gets [`CreateError::ReadOnly`] in [`VerifyError::Create`].
     pub fn verify(&self) -> Result<Report, VerifyError> {
         self.segment.verify()
     }

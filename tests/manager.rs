@@ -3,7 +3,10 @@
 
 mod harness;
 
-use allmend::{CommandExt, LockError, Manager, NameFault, OpenError, Pool, SharedAtomic, SharedValue};
+use allmend::{
+    CommandExt, CreateError, LockError, Manager, NameFault, OpenError, Pool, SharedAtomic, SharedValue,
+    VerifyError,
+};
 use harness::{Line, Random, die, fork, stage, until};
 use std::process::Command;
 
@@ -268,6 +271,10 @@ fn guest() {
         assert!(matches!(manager.publish("m", &value), Err(OpenError::ReadOnly)));
         assert!(matches!(manager.value("n", 1u8), Err(OpenError::WrongType { .. })));
         assert_eq!(manager.objects().unwrap().len(), 2);
+        assert_eq!(manager.verify(), Err(VerifyError::Create(CreateError::ReadOnly)));
+        assert!(
+            allmend::segments().unwrap().iter().any(|segment| segment.name == name && segment.processes > 0)
+        );
         return;
     }
     let all = Manager::all_from_env().unwrap();
