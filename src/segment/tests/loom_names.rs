@@ -292,8 +292,8 @@ fn a_look_up_finds_what_is_there_while_blocks_become_others() {
 
 /// Both wait for each other, or the second one takes the first for stopped.
 fn two_creators(patient: bool) {
-    // Who does not wait has many ways to go on: with three preemptions these are too many executions.
-    let preemptions = (!patient).then_some(2);
+    // Who does not wait has many ways to go on: with more preemptions these are too many executions.
+    let preemptions = (!patient).then_some(1);
     explore_with(preemptions, &format!("two creators, patient: {patient}"), move || {
         let world = Rc::new(World::new(2 * BLOCKS));
         let [one, two] = [0, 1].map(|id| {
