@@ -25,6 +25,8 @@ fn main() {
         ("removed_by_wish", removed_by_wish),
         ("only_to_look", only_to_look),
         ("forked_children", forked_children),
+        ("opened_by_a_forked_child", opened_by_a_forked_child),
+        ("attempts_that_fail_leave_nothing", attempts_that_fail_leave_nothing),
         ("no_name", no_name),
         ("not_a_segment", not_a_segment),
         ("permissions", permissions),
@@ -378,6 +380,74 @@ fn forked_children() {
         allmend::clear_stale().unwrap();
         assert!(!there(&name));
     }
+}
+
+/// A forked child that opens by name what it has inherited is attached from then on, whatever becomes of its parent.
+fn opened_by_a_forked_child() {
+    let _own = Directory::own();
+    let name = name("l");
+    for options in [SMALL, LOOK] {
+        let (ready, go, tell) = (Line::new(), Line::new(), Line::new());
+        let mut parent = stranger(|| {
+            let segment = Bare::create(&name, SMALL).unwrap();
+            let (value, at) = segment.value(1u64).unwrap();
+            let look = Bare::open(&name, LOOK).unwrap();
+            std::mem::forget(fork(|| {
+                // Its parent's end is not to be its own.
+                let _ = rustix::process::set_parent_process_death_signal(None);
+                let opened = Bare::open(&name, options).unwrap();
+                ready.send(0);
+                go.receive();
+                if !options.read_only {
+                    opened.open_value::<u64>(at).unwrap().update(|v| *v += 1).unwrap();
+                }
+                drop((value, segment, look));
+                assert!(there(&name));
+                tell.send(0);
+            }));
+            ready.receive();
+            die()
+        });
+        assert!(parent.end().was_killed());
+        allmend::clear_stale().unwrap();
+        assert!(there(&name), "a process has it open, read only: {}", options.read_only);
+        go.send(0);
+        tell.receive();
+        harness::until(|| allmend::clear_stale().is_ok() && !there(&name));
+    }
+}
+
+/// Pages of address space, and open descriptors.
+fn taken() -> (u64, usize) {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages = statm.split_whitespace().next().and_then(|pages| pages.parse().ok()).unwrap();
+    (pages, std::fs::read_dir("/proc/self/fd").unwrap().count())
+}
+
+fn attempts_that_fail_leave_nothing() {
+    let name = name("m");
+    let one = Options { max_processes: Some(1), ..SMALL };
+    let (ready, leave) = (Line::new(), Line::new());
+    let holder = stranger(|| {
+        let _segment = Bare::create(&name, one).unwrap();
+        ready.send(0);
+        leave.receive();
+    });
+    ready.receive();
+    let attempts = || {
+        assert_eq!(Bare::create(&name, SMALL).map(drop), Err(OpenError::Exists { name: name.clone() }));
+        assert_eq!(Bare::open(&name, SMALL).map(drop), Err(OpenError::TooManyProcesses { max: 1 }));
+        drop(Bare::open(&name, LOOK).unwrap());
+    };
+    (0..50).for_each(|_| attempts());
+    let before = taken();
+    (0..1_000).for_each(|_| attempts());
+    let after = taken();
+    assert_eq!(after.1, before.1, "descriptors");
+    assert!(after.0 < before.0 + 500, "pages of address space: {} before, {} after", before.0, after.0);
+    leave.send(0);
+    holder.succeeds("who has it");
+    allmend::clear_stale().unwrap();
 }
 
 fn no_name() {

@@ -42,6 +42,7 @@ mod killed {
             ("open_while_the_last_one_leaves", open_while_the_last_one_leaves),
             ("last_out", last_out),
             ("last_out_to_look", last_out_to_look),
+            ("last_out_with_forked_children", last_out_with_forked_children),
             ("not_the_last_out", not_the_last_out),
             ("remove_with_somebody_attached", remove_with_somebody_attached),
             ("remove_of_a_stale_one", remove_of_a_stale_one),
@@ -348,6 +349,55 @@ mod killed {
             late.succeeds("a newcomer");
             fate
         });
+    }
+
+    /// Children that inherited what the last one out has, and did not use it: one only lives on, or one drops it, too.
+    /// Neither is to have a part in the locks with which the name is taken away.
+    fn last_out_with_forked_children() {
+        for drops in [false, true] {
+            every_step("last one out, with a forked child", |n, name| {
+                let (ready, go, gone, end) = (Line::new(), Line::new(), Line::new(), Line::new());
+                let prepare = || {
+                    let mut segment = Some(Bare::create(name, SMALL).unwrap());
+                    std::mem::forget(fork(|| {
+                        // Its parent's end is not to be its own.
+                        let _ = rustix::process::set_parent_process_death_signal(None);
+                        ready.send(0);
+                        go.receive();
+                        drop(segment.take().filter(|_| drops));
+                        gone.send(0);
+                        end.receive();
+                    }));
+                    ready.receive();
+                    segment
+                };
+                let (mut child, fate) = victim(n, prepare, drop);
+                if drops {
+                    go.send(0);
+                    gone.receive();
+                    let leave = Line::new();
+                    let other = (id_under(name).is_none()).then(|| attached(name, &leave));
+                    if fate == Victim::Killed {
+                        child.go_on();
+                        child.succeeds("the last one out");
+                    }
+                    if let Some(other) = other {
+                        assert!(id_under(name).is_some(), "taken from somebody who is attached");
+                        leave.send(0);
+                        other.succeeds("who was attached");
+                    }
+                } else if fate == Victim::Killed {
+                    child.kill();
+                }
+                newcomer(name).succeeds("a newcomer");
+                if !drops {
+                    go.send(0);
+                    gone.receive();
+                }
+                end.send(0);
+                fate
+            });
+        }
     }
 
     fn not_the_last_out() {

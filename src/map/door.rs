@@ -1,6 +1,6 @@
 //! A door to the engine for tests that kill processes, in builds with `cfg(allmend_crash)` only.
 
-use super::{Cursor, Engine, Shape};
+use super::{Cursor, engine::Engine, shape::Shape};
 use crate::segment::{Segment, Stamp};
 use std::collections::{BTreeMap, VecDeque};
 

@@ -117,8 +117,14 @@ mod attached {
         segments: HashMap<u128, Own>,
         /// Those that are open for reading only, beside the same for writing or alone.
         read_only: HashMap<u128, Own>,
-        /// Words of segments that are gone, to be used again: their pages are never unmapped.
-        spare: Vec<ForkAware>,
+    }
+
+    /// Words of segments that are gone, to be used again: their pages are never unmapped. Locked under [`LOCAL`] only, so
+    /// nobody ever waits for it, and no fork comes between. Beside it, for the drop of what an attach that failed had made.
+    static SPARE: Mutex<Vec<ForkAware>> = Mutex::new(Vec::new());
+
+    fn spare() -> MutexGuard<'static, Vec<ForkAware>> {
+        SPARE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Our part in one segment.
@@ -212,7 +218,8 @@ mod attached {
         }
 
         pub(in crate::segment) fn identity(&mut self) -> Result<ForkAware, OsError> {
-            self.spare.pop().map_or_else(ForkAware::new, Ok)
+            let spare = spare().pop();
+            spare.map_or_else(ForkAware::new, Ok)
         }
     }
 
@@ -837,8 +844,12 @@ mod attached {
 
     impl Drop for Segment {
         fn drop(&mut self) {
+            let word = self.entered().unwrap_or(self.identity);
             if self.registered.load(Relaxed) == 0 {
-                return; // an attach that failed: its caller has the lock
+                // An attach that failed: its caller has the lock.
+                word.word().store(0, Release);
+                spare().push(word);
+                return;
             }
             let Ok(mut local) = local() else { return };
             let local = local.get_or_insert_default();
@@ -850,9 +861,8 @@ mod attached {
             if let Some(named) = &self.named {
                 named.leave(&self.observer);
             }
-            let word = self.entered().unwrap_or(self.identity);
             word.word().store(0, Release);
-            local.spare.push(word);
+            spare().push(word);
         }
     }
 }

@@ -30,7 +30,7 @@
 //!    if others are attached (the wish of 2), else the segment is [`CreateError::Removed`] for it.
 //! 6. A description that holds LIFE or a place has an open descriptor only under this process's private lock, which a fork waits for.
 //! 7. The bytes are mapped through other descriptions than that: a forked child inherits the mapping, and would keep the
-//!    locks of its dead parent.
+//!    locks of its dead parent. For the same reason nothing is locked through the observer.
 //!
 //! Proof sketch that no two segments are alive under one name. Let Y be published while X has the name no more. X lost it
 //! by 2. By the exclusive LIFE: then nobody was attached to X, and who comes late (it had opened X before) gets LIFE only
@@ -280,11 +280,9 @@ impl Named {
     /// This process holds LIFE no more: was it the last one?
     pub(super) fn leave(&self, observer: &Observer) {
         let Ok(fd) = observer.checked() else { return };
-        // What cannot be done now is left for the next sweep.
-        let _ = match self.entered {
-            None => sweep(&self.at, fd, observer.file()),
-            Some(_) => liveness::reopen(fd).and_then(|fd| sweep(&self.at, fd.as_fd(), observer.file())),
-        };
+        // Not through the observer: a forked child has inherited it, so invariant 2 would not hold between it and us, and
+        // it would keep a lock with which we are killed. What cannot be done now is left for the next sweep.
+        let _ = liveness::reopen(fd).and_then(|fd| sweep(&self.at, fd.as_fd(), observer.file()));
     }
 }
 
@@ -328,11 +326,26 @@ impl Segment {
         let mut patience = Patience::default();
         loop {
             match Self::try_open(&at, name, options)? {
-                Attempt::Done(segment) => return Ok(segment),
+                Attempt::Done(segment) => {
+                    if segment.is_entered()? {
+                        return Ok(segment);
+                    }
+                }
                 Attempt::Missing => return Err(OpenError::NotFound { name: name.into() }),
-                Attempt::Again => patience.or_busy(name)?,
+                Attempt::Again => {}
                 Attempt::Impostor(known) => return Err(impostor(known)),
             }
+            patience.or_busy(name)?;
+        }
+    }
+
+    /// Is this process attached? It is, but for a forked child that opens what it has inherited: that enters now, not at
+    /// its first use, so that what was opened does not go with the parent. `false`: it is gone, look again.
+    fn is_entered(&self) -> Result<bool, CreateError> {
+        match self.me() {
+            Ok(_) | Err(CreateError::ReadOnly) => Ok(true),
+            Err(CreateError::Removed) => Ok(false),
+            Err(e) => Err(e),
         }
     }
 
@@ -342,7 +355,11 @@ impl Segment {
         let (mut patience, mut swept) = (Patience::default(), false);
         loop {
             match Self::try_open(&at, name, options)? {
-                Attempt::Done(segment) => return Ok(segment),
+                Attempt::Done(segment) => {
+                    if segment.is_entered()? {
+                        return Ok(segment);
+                    }
+                }
                 Attempt::Missing if options.read_only => {
                     return Err(OpenError::NotFound { name: name.into() });
                 }
@@ -491,15 +508,13 @@ impl Segment {
             libc::ENOMEM => OpenError::Full { bytes: head.geometry.reserve },
             _ => e.into(),
         };
-        let (mapping, entered) = if options.read_only {
-            let mapping =
-                Mapping::read_only(observer.just_opened(), head.geometry.reserve as usize).map_err(full)?;
-            (mapping, Some(local.identity()?))
+        let mapping = if options.read_only {
+            Mapping::read_only(observer.just_opened(), head.geometry.reserve as usize).map_err(full)?
         } else if atomic::broken(Rule::LookAtTheName) {
-            (Mapping::new(seen_by(&observer)?, head.geometry.reserve as usize).map_err(full)?, None)
+            Mapping::new(seen_by(&observer)?, head.geometry.reserve as usize).map_err(full)?
         } else {
             match at.map(observer.just_opened(), head.geometry.reserve).map_err(full)? {
-                Some(mapping) if mapping.bytes() as u64 == head.geometry.reserve => (mapping, None),
+                Some(mapping) if mapping.bytes() as u64 == head.geometry.reserve => mapping,
                 _ => return Ok(Attempt::Again), // its name was taken by wish, and another has it
             }
         };
@@ -507,12 +522,15 @@ impl Segment {
         if Self::id_in(&bytes) != head.id {
             return Ok(Attempt::Again);
         }
+        let word = local.identity()?;
+        let (identity, entered) =
+            if options.read_only { (ForkAware::none(), Some(word)) } else { (word, None) };
         let (segment, own) = Self {
             id: head.id,
             geometry: head.geometry,
             bytes,
             observer,
-            identity: if entered.is_some() { ForkAware::none() } else { local.identity()? },
+            identity,
             registered: Private32::new(0),
             named: Some(Named { name: name.into(), at: at.clone(), entered }),
         }
