@@ -401,7 +401,7 @@ fn opened_by_a_forked_child() {
                 if !options.read_only {
                     opened.open_value::<u64>(at).unwrap().update(|v| *v += 1).unwrap();
                 }
-                drop((value, segment, look));
+                let _inherited = (&value, &segment, &look);
                 assert!(there(&name));
                 tell.send(0);
             }));
