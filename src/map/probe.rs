@@ -336,21 +336,23 @@ pub(super) enum Entry<'a> {
 }
 
 /// All entries of the chain that `hash` leads to, and how many low bits of the hash are theirs. `each` may be called for
-/// entries of a try that is then dropped: `begin` says so.
+/// entries of a try that is then dropped: `begin` says so, and how many bits it is this time. It gets what lies there:
+/// also what a split has moved away and not cleared yet (of other bits), and twice what is being moved to the front.
 pub(super) fn chain<M: Memory>(
     memory: &M,
     hash: u64,
     inline: bool,
-    mut begin: impl FnMut(),
+    mut begin: impl FnMut(u32),
     mut each: impl FnMut(Entry<'_>) -> Option<()>,
 ) -> Result<u32, Fault> {
     until_sure(|| {
-        begin();
         let n = memory.state().load(Acquire);
         if n == 0 {
             return Try::Sure(0);
         }
         let b = address(hash, n);
+        let bits = super::shape::width(b, n);
+        begin(bits);
         let Some(first) = memory.bucket(b) else { return Try::Damaged };
         let first_next = first[NEXT].load(Acquire);
         let (mut bucket, mut next) = (first, first_next);
@@ -365,7 +367,6 @@ pub(super) fn chain<M: Memory>(
                 Try::Damaged => return Try::Damaged,
             }
             if next & LINK_BITS == 0 {
-                let bits = super::shape::width(b, n);
                 let same = is_miss(memory, hash, (n, b, first_next), first);
                 // A split of this very bucket leaves some entries here: with other bits.
                 let now = memory.state().load(Relaxed);

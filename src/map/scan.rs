@@ -6,7 +6,9 @@
 //! there throughout is given exactly once; one that comes or goes meanwhile may be given or not.
 //! (Redis's SCAN has this order for tables that double.)
 //!
-//! Each bucket is read as a whole without a lock (`probe::chain`); what is given of it was committed.
+//! Each bucket is read as a whole without a lock (`probe::chain`); what is given of it was committed. A writer that is at
+//! work, stopped or dead may have left an entry in two places: of two buckets only the right one gives it, and a chain
+//! gives each key once.
 
 use super::{
     engine::Engine,
@@ -46,22 +48,28 @@ impl Engine {
         let shard = self.scanned(cursor.shard as usize);
         let inline = self.layout().inline;
         let (hash, before) = (cursor.at.reverse_bits(), out.len());
-        let out = std::cell::RefCell::new(out);
+        let (out, here) = (std::cell::RefCell::new(out), std::cell::Cell::new(0));
         let bits = self.looked(cursor.shard as usize, || {
             chain(
                 &shard,
                 hash,
                 inline.is_some(),
-                || out.borrow_mut().truncate(before),
+                |bits| {
+                    out.borrow_mut().truncate(before);
+                    here.set(bits);
+                },
                 |entry| {
-                    let (hash, entry) = read(entry, inline, shard.seeds)?;
-                    if hash.reverse_bits() >= cursor.at {
+                    let (of, entry) = read(entry, inline, shard.seeds)?;
+                    // Of other bits: moved away by a split, and given where it belongs.
+                    let belongs = (of ^ hash).trailing_zeros() >= here.get();
+                    if belongs && of.reverse_bits() >= cursor.at {
                         out.borrow_mut().push_back(entry);
                     }
                     Some(())
                 },
             )
         })?;
+        drop_doubles(out.into_inner(), before);
         let next_shard = Cursor { shard: cursor.shard + 1, at: 0 };
         if bits == 0 {
             return Ok(next_shard);
@@ -71,6 +79,19 @@ impl Engine {
             Some(at) => Cursor { at, ..cursor },
             None => next_shard,
         })
+    }
+}
+
+/// An entry that is being moved to the front of its chain lies there twice.
+fn drop_doubles(out: &mut VecDeque<Bytes>, from: usize) {
+    out.make_contiguous()[from..].sort_by(|a, b| a.0.cmp(&b.0));
+    let mut i = from + 1;
+    while i < out.len() {
+        if out[i].0 == out[i - 1].0 {
+            out.remove(i);
+        } else {
+            i += 1;
+        }
     }
 }
 

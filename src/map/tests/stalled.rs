@@ -1,14 +1,14 @@
 //! A reader that stands still between the first bucket of a chain and the next one, while a writer dies and its heir
 //! recovers: it must neither miss what is there throughout, nor see what never was.
 
-use super::{INLINE, engine, is_sound, private};
+use super::{INLINE, all, engine, is_sound, private};
 use crate::{
     atomic::{Relaxed, Release, Word64},
     map::{
         commit::{self, Found, Space, Spot, add_block, add_pair, compact, find_block, find_pair},
         engine::Engine,
         probe::{Bucket, Memory, get_block, get_inline},
-        shape::{LINK_BITS, NEXT, PAIRS, SLOTS, address},
+        shape::{LINK_BITS, NEXT, PAIRS, SLOTS, address, split_source},
         shard::{Shard, hash_bytes, hash_word},
     },
 };
@@ -172,5 +172,60 @@ fn an_entry_that_never_counted_is_not_seen() {
             assert!(!chain.engine.contains(&absent.to_le_bytes()).unwrap());
             is_sound(&chain.engine, chain.keys.len() - 2);
         }
+    }
+}
+
+/// Copies an entry to the first unused place of a bucket that has one.
+fn copy(chain: &Chain, shard: &Shard<'_>, from: Spot<'_>, to: Bucket<'_>) {
+    let unused = |spot: &Spot<'_>| commit::hash_in(shard, *spot, chain.inline).unwrap().is_none();
+    let to = commit::spots(to, chain.inline).find(unused).unwrap();
+    match chain.inline {
+        true => chain.put(shard, to, from.bucket[from.index].load(Relaxed)),
+        false => to.slot().store(from.slot().load(Relaxed), Release),
+    }
+}
+
+#[test]
+fn an_iteration_gives_once_what_lies_in_two_places() {
+    for inline in [true, false] {
+        // A split that counts, by a writer that is stopped before it clears.
+        let chain = Chain::new(inline);
+        let shard = chain.shard();
+        let (n, mut moved) = (shard.state().load(Relaxed), 0);
+        chain.remove(chain.names().0);
+        for more in 0..1000u64 {
+            let at = |key| address(hash(inline, shard, key), n);
+            let key = (1 << 32) + more;
+            let of_shard = hash(inline, shard, key) >> (64 - chain.engine.layout().shard_bits);
+            if of_shard as usize == shard.index && at(key) == split_source(n) && moved < 2 {
+                chain.engine.insert(&key.to_le_bytes(), &[1; 8], None).unwrap();
+                moved += usize::from(address(hash(inline, shard, key), n + 1) == n);
+            }
+        }
+        assert_ne!(moved, 0);
+        let entries = chain.engine.len() as usize;
+        shard.attach_bucket(n).unwrap();
+        for bucket in commit::buckets(&shard, split_source(n)) {
+            for spot in commit::spots(bucket.unwrap(), inline) {
+                let hash = commit::hash_in(&shard, spot, inline).unwrap();
+                if hash.is_some_and(|hash| address(hash, n + 1) == n) {
+                    copy(&chain, &shard, spot, shard.bucket(n).unwrap());
+                }
+            }
+        }
+        shard.state().store(n + 1, Release);
+        assert_eq!(all(&chain.engine).len(), entries, "inline: {inline}");
+        shard.recover().unwrap();
+        is_sound(&chain.engine, entries);
+        // A move to the front, by one that is stopped before it clears.
+        let chain = Chain::new(inline);
+        let (first, moving, _) = chain.names();
+        chain.remove(first);
+        let shard = chain.shard();
+        let Found::There(from) = chain.find(&shard, moving) else { panic!("it is there") };
+        copy(&chain, &shard, from, shard.bucket(chain.b).unwrap());
+        assert_eq!(all(&chain.engine).len(), chain.keys.len() - 2, "inline: {inline}");
+        shard.recover().unwrap();
+        is_sound(&chain.engine, chain.keys.len() - 2);
     }
 }
