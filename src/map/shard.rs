@@ -36,8 +36,11 @@ use std::collections::HashMap;
 const SMALLEST_REGION: u64 = 1 << 10;
 /// its share of what the shard has already,
 const REGION_SHARE: u64 = 8;
-/// and blocks of at least so many words get one of their own, given back when they are free.
+/// and blocks of at least so many words get one of their own, given back when they are free,
 const LARGE: u64 = (256 << 10) / 8;
+/// as long as there are fewer than so many: beyond, they share regions as all others do, so that a shard runs out of
+/// memory before it runs out of regions.
+const OWN_REGIONS: usize = REGIONS / 2;
 /// Words at the end of a region that are no room.
 const LEFT_OVER: u64 = 8;
 
@@ -162,13 +165,12 @@ impl Space for Shard<'_> {
             return Ok(place);
         }
         let words = class_words(class);
-        if words < LARGE
-            && let Some(place) = self.cut(class)?
-        {
+        let own = words >= LARGE && self.free_region().is_some_and(|region| region < OWN_REGIONS);
+        if !own && let Some(place) = self.cut(class)? {
             return Ok(place);
         }
-        match self.attach_region(words) {
-            Ok(region) if words >= LARGE => {
+        match self.attach_region(words, own) {
+            Ok(region) if own => {
                 let of_its_own =
                     self.object.part(self.region(region)).and_then(|w| cut_from(w, words, class));
                 of_its_own.map(|at| place(region, at)).ok_or(Refusal::Damaged)
@@ -298,10 +300,13 @@ impl<'a> Shard<'a> {
         Ok(cut_from(words, class_words(class), class).map(|at| place(region, at)))
     }
 
-    /// A region with room for a block of so many words.
-    fn attach_region(&self, words: u64) -> Result<usize, Refusal> {
-        let index = (0..REGIONS).find(|&r| self.object.part(self.region(r)).is_none());
-        let index = index.ok_or(Refusal::Full(words * 8))?;
+    fn free_region(&self) -> Option<usize> {
+        (0..REGIONS).find(|&r| self.object.part(self.region(r)).is_none())
+    }
+
+    /// A region with room for a block of so many words, and perhaps for more.
+    fn attach_region(&self, words: u64, own: bool) -> Result<usize, Refusal> {
+        let index = self.free_region().ok_or(Refusal::Full(words * 8))?;
         let need = (words + REGION_HEADER as u64) * 8;
         let share = self.row(row::BYTES).load(Relaxed) / REGION_SHARE;
         // A power of four, which fits into a block of the segment, or a number of MiB.
@@ -311,7 +316,7 @@ impl<'a> Shard<'a> {
         };
         let part = self.region(index);
         let seed = memory::random_id().map_err(|e| Refusal::Other(e.into()))? as u64;
-        if words >= LARGE || self.attach(part, wish.max(need)).is_err() {
+        if own || self.attach(part, wish.max(need)).is_err() {
             self.attach(part, need)?;
         }
         let words = self.object.part(part).ok_or(Refusal::Damaged)?;

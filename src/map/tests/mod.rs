@@ -255,6 +255,31 @@ fn large_values_come_and_go() {
 }
 
 #[test]
+fn a_shard_takes_more_large_values_than_it_has_regions() {
+    let segment = private();
+    let engine = engine(&segment, None);
+    let seeds = engine.scanned(0).seeds;
+    let of_one_shard = |key: &u64| super::shard::hash_bytes(seeds, &key.to_ne_bytes()) >> 58 == 0;
+    let keys: Vec<u64> = (0..).filter(of_one_shard).take(super::shape::REGIONS + 20).collect();
+    let value = vec![7; 260 << 10];
+    let mut bytes = 0;
+    for _ in 0..2 {
+        for key in &keys {
+            engine.insert(&key.to_ne_bytes(), &value, None).unwrap();
+        }
+        is_sound(&engine, keys.len());
+        let now = engine.stats().unwrap().bytes;
+        assert!(bytes == 0 || now <= bytes, "{bytes}, then {now}");
+        bytes = now;
+        assert_eq!(get(&engine, &keys[keys.len() - 1].to_ne_bytes()).as_ref(), Some(&value));
+        engine.recover_all();
+        is_sound(&engine, keys.len());
+        engine.clear().unwrap();
+        is_sound(&engine, 0);
+    }
+}
+
+#[test]
 fn full_is_an_error_and_everything_stays() {
     for inline in [true, false] {
         let segment = private();
