@@ -384,9 +384,7 @@ pub(super) fn split<S: Space>(space: &S, inline: bool) -> Result<bool, Refusal> 
         clear_moved(space, source, n, inline)?;
     }
     space.state().store(n + 1, Release);
-    if !broken(Mutation::ClearWithoutFence) {
-        fence(Release);
-    }
+    // Each clearing is a Release, behind the store of the number.
     clear_moved(space, source, n, inline)?;
     compact(space, source, inline)?;
     Ok(true)

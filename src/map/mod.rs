@@ -65,3 +65,6 @@ pub use self::{
 
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod models;

@@ -13,8 +13,6 @@ pub(super) enum Mutation {
     HitWithoutFence,
     /// The generation is looked at before the slot.
     GenerationFirst,
-    /// A reader's look at a slot acquires nothing.
-    RelaxedSlot,
     /// A miss does not look at the number of buckets again.
     MissWithoutState,
     /// A miss does not look at its chain's version again.
@@ -27,8 +25,6 @@ pub(super) enum Mutation {
     FillWithoutFence,
     /// A block's generation, or the word that says which pairs are there, releases nothing.
     RelaxedCommit,
-    /// A split does not fence before it clears what it has moved.
-    ClearWithoutFence,
     /// Entries move within a chain, and its version stays.
     MoveWithoutVersion,
     /// Recovery leaves what a split had moved in both buckets.

@@ -32,7 +32,7 @@
 //! A place or a bucket that is not there is believed (as [`Fault::Damaged`]) if its word stays what it was.
 
 use super::{
-    mutation::{Mutation, broken, unless},
+    mutation::{Mutation, broken},
     shape::{
         BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, NEXT, PAIRS, SLOTS, THERE, THERE_BITS, address,
         slot_place, slot_tag, tag,
@@ -242,7 +242,7 @@ fn look<M: Memory>(
     accept: impl Fn(&[Word64]) -> bool,
     mut take: impl FnMut(&[Word64]) -> Option<()>,
 ) -> Try<bool> {
-    let word = slot.load(unless(Mutation::RelaxedSlot, Acquire));
+    let word = slot.load(Acquire);
     if word == 0 || slot_tag(word) != tag(hash) {
         return Try::Again;
     }
