@@ -7,6 +7,8 @@
 //! | `a_pair_is_used_again_under_a_reader` | the same inline |
 //! | `a_split_beside_a_reader` | a key that is there throughout is found |
 //! | `a_move_beside_a_reader` | the same while its chain is made shorter |
+//! | `a_hit_in_a_bucket_that_was_taken_away` | what a dead writer put into a free overflow bucket is never read |
+//! | `a_reader_that_stood_still` | a key that is there is found, though a mover died before it told its chain, and the heir goes on |
 //! | `recovery_of_a_split` | killed before each write of a split, recovered, and changed: what is found is what is there |
 //!
 //! Readers are spawned last: see `sync::tests`.
@@ -213,6 +215,9 @@ fn killed(n: usize, body: impl FnOnce()) -> bool {
 
 const A: u64 = 2;
 const B: u64 = 4;
+const C: u64 = 6;
+/// Of a pair that needs a new overflow bucket, the last being the one that counts.
+const WRITES_TO_AN_OVERFLOW: usize = 6;
 
 // ---- out of line ----
 
@@ -389,6 +394,64 @@ fn a_move_beside_a_reader() {
     });
 }
 
+/// The overflow bucket in which a reader stands goes, and is filled for a change that never counts.
+fn a_hit_in_a_bucket_that_was_taken_away() {
+    (1..8).for_each(|n| {
+        check_within(&format!("an overflow bucket again, killed before write {n}"), 2, move || {
+            let shard = Rc::new(Shard::new(1, 0, 1, 0));
+            shard.set_pair(A, 1);
+            shard.set_pair(B, 2);
+            let writer = thread::spawn({
+                let shard = shard.clone();
+                move || {
+                    shard.remove_pair(B);
+                    compact(&*shard, 0, true).unwrap();
+                    if killed(n, || shard.set_pair(C, 99)) {
+                        shard.recover(true);
+                    } else {
+                        shard.remove_pair(C);
+                    }
+                }
+            });
+            let was_whole = n > WRITES_TO_AN_OVERFLOW;
+            let reader = thread::spawn(move || {
+                if let Ok(found) = shard.get_pair(C) {
+                    assert!(found.is_none() || was_whole && found == Some(99), "uncommitted: {found:?}");
+                }
+            });
+            writer.join().unwrap();
+            reader.join().unwrap();
+        });
+    });
+}
+
+/// A move is killed before each of its writes, under a reader; then the heir recovers, and uses again what became free.
+fn a_reader_that_stood_still() {
+    (1..8).for_each(|n| {
+        check_within(&format!("a killed move under a reader, before write {n}"), 2, move || {
+            let shard = Rc::new(Shard::new(1, 0, 1, 0));
+            shard.set_pair(A, 1);
+            shard.set_pair(B, 2);
+            shard.remove_pair(A);
+            let writer = thread::spawn({
+                let shard = shard.clone();
+                move || {
+                    if killed(n, || compact(&*shard, 0, true).unwrap()) {
+                        shard.recover(true);
+                    }
+                }
+            });
+            let reader = thread::spawn(move || {
+                if let Ok(found) = shard.get_pair(B) {
+                    assert_eq!(found, Some(2), "a present key was missed");
+                }
+            });
+            writer.join().unwrap();
+            reader.join().unwrap();
+        });
+    });
+}
+
 /// Without a reader: the states that a kill leaves, one after the other.
 fn recovery_of_a_split() {
     for n in 1..40 {
@@ -432,6 +495,12 @@ fn what_is_there_is_found() {
     a_split_beside_a_reader();
     a_split_of_blocks_beside_a_reader();
     a_move_beside_a_reader();
+    a_reader_that_stood_still();
+}
+
+#[test]
+fn what_was_never_linked_is_not_found() {
+    a_hit_in_a_bucket_that_was_taken_away();
 }
 
 #[test]
@@ -475,6 +544,20 @@ mod mutations {
     fn commits_that_release_nothing() {
         must_fail(Mutation::RelaxedCommit, MIXED, a_block_is_used_again_under_a_reader);
         must_fail(Mutation::RelaxedCommit, MIXED, a_pair_is_used_again_under_a_reader);
+    }
+
+    #[test]
+    fn overflow_hits_without_a_second_look() {
+        must_fail(
+            Mutation::OverflowHitWithoutVersion,
+            &["uncommitted"],
+            a_hit_in_a_bucket_that_was_taken_away,
+        );
+    }
+
+    #[test]
+    fn recovery_that_tells_nobody() {
+        must_fail(Mutation::RecoverWithoutVersion, MISSED, a_reader_that_stood_still);
     }
 
     #[test]

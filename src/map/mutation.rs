@@ -29,6 +29,8 @@ pub(super) enum Mutation {
     MoveWithoutVersion,
     /// Recovery leaves what a split had moved in both buckets.
     RecoverWithoutClearing,
+    /// Recovery changes no chain's version.
+    RecoverWithoutVersion,
 }
 
 /// Is this rule broken in the model that runs now?

@@ -47,7 +47,7 @@ pub(super) fn settle<S: Space>(space: &S, inline: bool, marks: &mut impl Marks) 
             }
         }
         let first = space.bucket(b).ok_or(Refusal::Damaged)?;
-        if first[NEXT].load(Relaxed) & LINK_BITS != 0 {
+        if first[NEXT].load(Relaxed) & LINK_BITS != 0 && !broken(Mutation::RecoverWithoutVersion) {
             bump(first);
         }
         for bucket in buckets(space, b) {
