@@ -33,6 +33,7 @@ mod killed {
         harness::run(&[
             ("points_inline", || points(true)),
             ("points_blocks", || points(false)),
+            ("points_of_clear", || [true, false].into_iter().for_each(clear)),
             ("points_of_recovery", || [true, false].into_iter().for_each(recovery)),
             ("steps_inline", || steps(true)),
             ("steps_blocks", || steps(false)),
@@ -288,6 +289,83 @@ mod killed {
                 );
                 assert!(points > 0);
             }
+        }
+    }
+
+    /// `clear`, stopped before each write, and then killed or let go on: each entry is whole or gone, meanwhile and after it,
+    /// and what another process wrote beside it stays, unless the clear goes on and comes by.
+    fn clear(inline: bool) {
+        for goes_on in [false, true] {
+            // How many points there were; at how many some entries were gone, and some not; at how many the waiter slept.
+            let (mut n, mut points, seen) = (1, 0, words());
+            loop {
+                let what = format!("clear, inline {inline}, kill point {n}, goes on {goes_on}");
+                stage(&what);
+                let world = || {
+                    let (map, model) = filled(40, inline);
+                    let (start, reply) = (Line::new(), Line::new());
+                    let (waiter, key) = waiter(&map, inline, &start, &reply);
+                    let mut victim = fork(|| {
+                        map.get(0);
+                        crash::stop(n);
+                        map.clear();
+                        crash::stop(u64::MAX);
+                    });
+                    let stopped = match victim.stops_or_ends() {
+                        None => true,
+                        Some(end) => {
+                            assert_eq!(end, End::Exit(0), "{what}: the victim itself failed");
+                            false
+                        }
+                    };
+                    let left = model.iter().filter(|(key, value)| match map.get(**key) {
+                        None => false,
+                        Some(found) => {
+                            assert_eq!(found, **value, "{what}: a reader beside it");
+                            true
+                        }
+                    });
+                    let left = left.count();
+                    seen[0].fetch_add((0 < left && left < model.len()).into(), SeqCst);
+                    start.send(0);
+                    until(|| reply.has_some() || waiter.sleep() == Some(Sleep::Bounded) && !reply.has_some());
+                    seen[1].fetch_add((!reply.has_some()).into(), SeqCst);
+                    if stopped && goes_on {
+                        victim.go_on();
+                        victim.succeeds("the victim, after its stop");
+                    } else if stopped {
+                        victim.kill();
+                    }
+                    reply.receive();
+                    waiter.succeeds("the waiter");
+                    let (entries, sound) = map.audit();
+                    let mut found = map.entries();
+                    assert_eq!((entries, map.len(), sound), (found.len() as u64, entries, true), "{what}");
+                    match found.remove(&key) {
+                        None => assert!(stopped && goes_on, "{what}: what another wrote is gone"),
+                        Some(theirs) => assert_eq!(theirs, value(inline, key), "{what}: what another wrote"),
+                    }
+                    assert!(found.iter().all(|(key, value)| model.get(key) == Some(value)), "{what}");
+                    let expected = if stopped && !goes_on { left } else { 0 };
+                    assert_eq!(found.len(), expected, "{what}: after it");
+                    map.clear();
+                    assert_eq!((map.audit(), map.entries().len()), ((0, true), 0), "{what}: the next clear");
+                    let report = allmend::verify().expect("a healthy segment");
+                    assert_eq!((report.objects, report.busy), (1, 0), "{what}");
+                    harness::exit_now(if stopped { KILLED } else { FINISHED });
+                };
+                match fork(world).end() {
+                    End::Exit(KILLED) => points += 1,
+                    End::Exit(FINISHED) => break,
+                    other => panic!("{what}: {other:?}"),
+                }
+                n += if goes_on && !long() { 3 } else { 1 };
+            }
+            let [halves, asleep] = [0, 1].map(|i| seen[i].load(SeqCst));
+            println!(
+                "  clear, inline {inline}, goes on {goes_on}: {points} points, half done at {halves}, waiter asleep at {asleep}"
+            );
+            assert!(halves > 0 && asleep > 0, "the points do not lie within the clear");
         }
     }
 

@@ -41,6 +41,29 @@
 //!
 //! Each operation is one store, or one compare-exchange that succeeds. There is nothing between before and after.
 //!
+//! # A map
+//!
+//! Each change of a map counts from one store on, so there is an entry as it was, or as it will be, and never half of one.
+//! What a dead writer leaves half done is known from the table alone; there is no log.
+//!
+//! | killed | what others see | who repairs |
+//! |---|---|---|
+//! | in `get`, `iter`, `len` | nothing: a reader writes nothing | nobody |
+//! | in a write, before its store | the old entry, or none; a filled block that no slot names, or an overflow bucket that no chain has | the next who locks that shard |
+//! | after the store, before the rest | the new entry; the old block is not free yet, the length is off by one | as above |
+//! | while a bucket is split, before the number of buckets changes | all entries where they were; copies in a bucket that nobody looks at | as above; the next split wipes that bucket first |
+//! | after that | all entries in their new places; the old ones are passed by, since nobody looks for them there | as above |
+//! | while an entry moves to the front of its chain | the entry, in one place or in both with the same value | as above |
+//! | after a part of memory was claimed, before the map's table names it | a block of a dead owner | who clears the slot |
+//! | after that | a part that the map has, and uses next | nobody needs to |
+//! | in `clear`, `retain`, `extend` | some entries are done, the others are not; each is whole | as above |
+//! | in the recovery itself | entries as before; the lock keeps its mark | the next heir begins again |
+//! | with a [`KeyGuard`](crate::KeyGuard) | the entries as they were written; the next is told ([`Inherited`](crate::LockError::Inherited)) | the next who wants that lock takes it over |
+//!
+//! **The next who locks that shard** walks its chains and its blocks once, before it does what it came for. That is the
+//! only thing that waits, and the other shards do not. Readers neither wait nor notice: the walk takes away only what none
+//! of them can find, and each chain's version changes first, so that one who stood still in the middle looks again.
+//!
 //! # Creating an object
 //!
 //! | killed | what is left | who repairs |

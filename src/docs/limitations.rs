@@ -88,6 +88,12 @@
 //! * **`update` runs its closure again** if somebody else was faster; it must not have effects that count twice.
 //! * **A writer that is stopped in the middle of a write** holds up writers whose keys fall into its shard (one of 8 to 64),
 //!   as long as it is stopped. No reader, and no writer elsewhere. One that is killed there holds up nobody.
+//! * **After a death in a write** the next writer of that shard walks all of it first: its time grows with the shard.
+//! * **Buckets are never taken away.** A map that had a million entries keeps their table when it is cleared; blocks above
+//!   256 KiB go back to the segment.
+//! * **The number of shards is fixed when the map is made**: 8 to 64, by the cores and by
+//!   [`entries`](crate::MapBuilder::entries). Say how many entries will come if many processes write.
+//! * **A shard has at most 2^26 buckets.** Beyond that chains grow longer, and `get` slower.
 //! * **No handles inside of values**: what a handle names would be kept by nobody. It is an error when it is written.
 //! * **`Serde` values**: what postcard cannot do, see under Pool, is an error when it is written or read; bytes that somebody
 //!   overwrote can, for recursive types, overflow the stack.

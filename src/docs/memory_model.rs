@@ -98,6 +98,50 @@
 //! and for why the last load needs one before it; crossbeam's `AtomicCell`, whose sequence lock has the same two fences
 //! (and reads the data with volatile loads, which we avoid by reading words).
 //!
+//! # A map: looking for what others move
+//!
+//! A reader of a map follows words that writers change under it: the number of buckets, the links of a chain, the place of
+//! an entry's block. Each such word is checked before it leads anywhere, and leads to words that have memory for ever (a
+//! part that is given back stays mapped); so a stale one gives other bytes, never a fault, and all of them are read
+//! by atomic loads. What remains is to know whether the bytes belong to the key. So the reader looks again, in this order.
+//!
+//! ```text
+//! entry in a block                        entry of two words                    no entry
+//!   w := slot               Acquire         t := which are there   Acquire        n := number of buckets  Acquire
+//!   g := generation         Acquire         key, value             Relaxed        v := first link         Acquire
+//!   lengths, key, value     Relaxed         fence                  Acquire        the chain, to its end
+//!   fence                   Acquire         still t?               Relaxed        fence                   Acquire
+//!   slot still w?           Acquire                                               n leads to the same bucket?
+//!   generation still g?     Relaxed                                               link still v?
+//! ```
+//!
+//! *The copy is whole.* A block is filled only while its generation is odd, and a pair while it is not there; between the
+//! store that says so and the first word of the fill lies the writer's Release fence. If the reader copied a word of the
+//! fill, then what lies before that fence happens before what lies behind the reader's: as for the two buffers above, the
+//! generation (or the word `t`, which counts its changes) is another one, and the copy is dropped.
+//!
+//! *Why the slot comes first.* A writer may die after it filled a block and before any slot named it. The heir takes that
+//! block back, and may use it for the same key. So "the generation stayed" says that the copy is of one life of the block,
+//! and "the slot named it, looked at before that" says that it was committed in that life. Asked in the other order, the
+//! slot may name the block's next life, and the copy be of the one that never counted. The model
+//! `a_dead_writers_block_is_used_again_for_its_slot` finds that.
+//!
+//! *A miss is a miss.* Entries move, when a bucket is split or a chain made shorter. Both copy first, then change the number
+//! of buckets or the version in the first bucket's link (Release), and only then clear the old place. A reader that found
+//! the old place cleared and the new one not filled yet has therefore seen a store behind that change, and its second look
+//! finds it. A writer that died between its copy and the change tells nobody; its heir changes the version before it clears
+//! anything (`a_reader_that_stood_still`).
+//!
+//! *A hit behind the first bucket* asks for the version of the chain, too: its bucket may have been taken away from the
+//! chain under the reader, and filled for a change that never counts (`a_hit_in_a_bucket_that_was_taken_away`).
+//!
+//! The models are in `src/map/models.rs`, over the code that runs; without any one of these rules one of them fails
+//! (`src/map/mutation.rs` has their names). They look at two threads, a few words, and chains of two buckets.
+//!
+//! A reader that was overtaken 64 times in a row tries for the shard's lock once a round, as a value's does, and gives up
+//! after 2^16 rounds with [`MapError::Damaged`](crate::MapError::Damaged): only a program that overwrites our words on purpose can bring it
+//! there.
+//!
 //! # Two threads, two processes
 //!
 //! *Two threads* of one program are bound by Rust's rules. A handle is `Sync`, so threads may share it: the lock word

@@ -32,7 +32,7 @@ const ROUNDS: u32 = 1 << 16;
 /// Buckets of a shard with its first entry: a chunk of them.
 const FIRST_BUCKETS: u64 = 16;
 /// A bucket is split when there are more entries than so many per so many buckets.
-const LOAD_INLINE: (u64, u64) = (8, 5);
+const LOAD_INLINE: (u64, u64) = (9, 5);
 const LOAD_BLOCKS: (u64, u64) = (7, 2);
 
 /// What is in a map, and what it takes.

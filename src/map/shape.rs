@@ -163,18 +163,43 @@ mod sizes {
     pub(in crate::map) const MOST_BUCKETS: u64 = 1 << 26;
     const MOST_OVERFLOW: u64 = 1 << 24;
     /// Chunks of buckets: see [`chunk`].
-    pub(in crate::map) const CHUNKS: usize = 16 + 12 * 9;
+    pub(in crate::map) const CHUNKS: usize = 340;
     pub(in crate::map) const OVERFLOW_CHUNKS: usize = 16 + 12 * 8;
     const _: () = assert!(chunk(MOST_BUCKETS - 1).0 == CHUNKS - 1);
-    const _: () = assert!(chunk(MOST_OVERFLOW - 1).0 == OVERFLOW_CHUNKS - 1);
+    const _: () = assert!(overflow_chunk(MOST_OVERFLOW - 1).0 == OVERFLOW_CHUNKS - 1);
     /// Regions of blocks of a shard.
     pub(in crate::map) const REGIONS: usize = 192;
 
-    /// Chunk of bucket `b`, how many buckets it has, and which one `b` is. Chunks have 16 buckets up to bucket 256, and
-    /// from there on 4 times as many for each 4 times: so 1/16 to 1/4 of all is there before it is needed.
+    /// log2 of the buckets of a chunk, and the number of its first one less what the shift gives; by quarters of log2 of the
+    /// bucket's number.
+    const STEPS: [(u32, u64); 16] = {
+        let mut steps = [(4, 0); 16];
+        let (mut quarter, mut before) = (4, 16);
+        while quarter < 16 {
+            // 1024 buckets are 64 KiB, of which the segment wastes little. Above 2^18 a chunk is some extents of it.
+            let shift = if quarter < 9 && quarter > 6 { 10 } else { 2 * quarter as u32 - 2 };
+            let first = (1u64 << (2 * quarter)) >> shift;
+            steps[quarter] = (shift, before - first);
+            before += 3 * first;
+            quarter += 1;
+        }
+        steps
+    };
+
+    /// Chunk of bucket `b`, how many buckets it has, and which one `b` is. Chunks have 16 buckets up to bucket 256; from
+    /// there on 4 times as many for each 4 times, but 1024 from bucket 4096 to bucket 2^18.
     #[inline(always)]
     pub(in crate::map) const fn chunk(b: u64) -> (usize, u64, u64) {
         let quarter = (63 - (b | 64).leading_zeros()) / 2; // 3 below 256
+        let (shift, base) = STEPS[(quarter & 15) as usize];
+        let index = base.wrapping_add(b >> shift);
+        (index as usize, 1 << shift, b & ((1 << shift) - 1))
+    }
+
+    /// The same of overflow buckets, which are few: 4 times as many for each 4 times, from 256 on.
+    #[inline(always)]
+    pub(in crate::map) const fn overflow_chunk(b: u64) -> (usize, u64, u64) {
+        let quarter = (63 - (b | 64).leading_zeros()) / 2;
         let shift = quarter * 2 - 2;
         let index = (quarter as u64 - 3) * 12 + (b >> shift);
         (index as usize, 1 << shift, b & ((1 << shift) - 1))
@@ -281,13 +306,15 @@ mod sizes {
 
         #[test]
         fn chunks_follow_one_another() {
-            let (mut last, mut b) = (0, 0);
-            while b < 1 << 18 {
-                let (index, size, at) = chunk(b);
-                assert!(at == 0 && (index == last || index == last + 1), "{b}");
-                last = index;
-                assert_eq!(chunk(b + size - 1), (index, size, size - 1));
-                b += size;
+            for chunk in [chunk, overflow_chunk] {
+                let (mut last, mut b) = (0, 0);
+                while b < 1 << 20 {
+                    let (index, size, at) = chunk(b);
+                    assert!(at == 0 && (index == last || index == last + 1), "{b}");
+                    last = index;
+                    assert_eq!(chunk(b + size - 1), (index, size, size - 1));
+                    b += size;
+                }
             }
         }
 

@@ -18,7 +18,7 @@ use super::{
     recovery::Marks,
     shape::{
         CHUNKS, CLASS_BITS, CLASSES, FREE_BIT, LINK_BITS, Layout, MOST_BUCKETS, NEXT, OVERFLOW_CHUNKS,
-        REGION_HEADER, REGIONS, chunk, class_for, class_words, place, place_parts, row,
+        REGION_HEADER, REGIONS, chunk, class_for, class_words, overflow_chunk, place, place_parts, row,
     },
 };
 use crate::{
@@ -109,7 +109,7 @@ impl Memory for Shard<'_> {
 
     #[inline(always)]
     fn overflow(&self, link: u64) -> Option<Bucket<'_>> {
-        let (index, _, line) = chunk(link.wrapping_sub(1));
+        let (index, _, line) = overflow_chunk(link.wrapping_sub(1));
         if index >= OVERFLOW_CHUNKS {
             return None;
         }
@@ -142,7 +142,7 @@ impl Space for Shard<'_> {
         }
         let used = self.row(row::OVERFLOW_USED);
         let fresh = used.load(Relaxed);
-        let (index, buckets, _) = chunk(fresh);
+        let (index, buckets, _) = overflow_chunk(fresh);
         if index >= OVERFLOW_CHUNKS {
             return Err(Refusal::Full(64));
         }
