@@ -1,9 +1,10 @@
-//! Means of overlapping windows of a large array: serial, sent to workers, shared with workers, and written by workers
-//! straight into a shared output array. Each window costs a sleep and the sum of half a million elements.
+//! Means of overlapping windows of a large array: serial, sent to workers (element by element, and as bytes), shared with
+//! workers, and written by workers straight into a shared output array. Each window costs a sleep and the sum of half a
+//! million elements.
 //!
-//! Checks that all four give the same means, and exits with an error if not.
+//! Checks that all of them give the same means, and exits with an error if not.
 
-use allmend::{Pool, Result, SharedArray};
+use allmend::{Plain, Pool, Result, SharedArray};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -19,6 +20,10 @@ fn slow_mean(elements: &[f64], sleep: u64) -> f64 {
 }
 
 fn of_sent(elements: Vec<f64>) -> f64 {
+    slow_mean(&elements, 10)
+}
+
+fn of_sent_plain(Plain(elements): Plain<Vec<f64>>) -> f64 {
     slow_mean(&elements, 10)
 }
 
@@ -46,6 +51,11 @@ fn main() -> Result<()> {
     let sent: Vec<f64> = pool.map(of_sent, windows().map(<[f64]>::to_vec)).collect::<Result<_, _>>()?;
     println!("pool, elements sent           {:.2} s", tic.elapsed().as_secs_f64());
 
+    let tic = Instant::now();
+    let plain: Vec<f64> =
+        pool.map(of_sent_plain, windows().map(|w| Plain(w.to_vec()))).collect::<Result<_, _>>()?;
+    println!("pool, elements sent as bytes  {:.2} s", tic.elapsed().as_secs_f64());
+
     let input = SharedArray::from_slice(&data)?;
     let tic = Instant::now();
     let slices = || input.windows(WINDOW, STEP).take(serial.len());
@@ -62,7 +72,7 @@ fn main() -> Result<()> {
     }
     println!("pool, shared array and output {:.2} s", tic.elapsed().as_secs_f64());
 
-    if sent != serial || shared != serial || output.to_vec()? != serial {
+    if sent != serial || plain != serial || shared != serial || output.to_vec()? != serial {
         eprintln!("the means differ");
         std::process::exit(1);
     }
