@@ -6,6 +6,7 @@
 //!
 //! Speed never fails the run: a busy machine would. A wrong count or a hung process does.
 
+mod arrays;
 mod harness;
 mod locks;
 mod map_ours;
@@ -57,6 +58,9 @@ fn main() -> ExitCode {
     }
     if settings.wants("segments") {
         segments::table(&settings, &mut goals);
+    }
+    if settings.wants("arrays") {
+        arrays::table(&settings, &mut goals);
     }
     if settings.wants("pool") {
         pools::tables(&settings, &mut goals);

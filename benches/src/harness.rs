@@ -20,7 +20,8 @@ pub struct Settings {
 }
 
 /// The tables, in the order in which they run: all that forks comes before all that starts threads.
-pub const TABLES: [&str; 7] = ["uncontended", "read", "contended", "map", "segments", "pool", "python"];
+pub const TABLES: [&str; 8] =
+    ["uncontended", "read", "contended", "map", "segments", "arrays", "pool", "python"];
 
 impl Settings {
     /// Reads the command line.
