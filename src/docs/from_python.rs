@@ -15,7 +15,10 @@
 //! | `lock.acquire(timeout=1)` | [`v.get_lock_timeout(..)`](crate::SharedValue::get_lock_timeout) | |
 //! | `lock.acquire(block=False)` | [`v.try_get_lock()`](crate::SharedValue::try_get_lock) | |
 //! | `Lock()`, `RLock()` | a `SharedValue` of what the lock protects; `SharedValue::new(())` if it is outside | not recursive |
-//! | `Array('d', n)` | `SharedValue::new([0.0; N])?` for small fixed ones | arrays of a size known at run time: not yet |
+//! | `Array('d', n)` | [`SharedArray::<f64>::new(n)?`](crate::SharedArray::new) | claims on ranges: disjoint slices do not wait for each other; small fixed ones can be `SharedValue::new([0.0; N])?` |
+//! | `a[i]`, `a[i] = x` | [`a.get(i)?`](crate::SharedArray::get), [`a.set(i, x)?`](crate::SharedArray::set) | never torn |
+//! | `a[i:j]` | [`a.slice(i..j)?`](crate::SharedArray::slice) | a handle, no copy; [`to_vec`](crate::SharedArray::to_vec) copies |
+//! | `with a.get_lock(): a[:] = ..` | [`a.get_lock()?`](crate::SharedArray::get_lock), [`a.update(f)?`](crate::SharedArray::update) | a `&mut [f64]` in place, or all or nothing |
 //! | `Manager().dict()` | [`SharedMap::<String, u64>::new()?`](crate::SharedMap) | no server process: reads are memory accesses, some hundred times faster; keys and values have types |
 //! | `d[k]`, `d.get(k)` | [`d.get(k)?`](crate::SharedMap::get) | an `Option`; never waits, also not behind a dead process |
 //! | `d[k] = v`, `d.pop(k, None)`, `k in d`, `len(d)` | [`insert`](crate::SharedMap::insert) or [`set`](crate::SharedMap::set), [`remove`](crate::SharedMap::remove), [`contains_key`](crate::SharedMap::contains_key), [`len`](crate::SharedMap::len) | |
@@ -43,7 +46,7 @@
 //! | `initializer=` | not yet | |
 //! | `with ... as executor:` | the drop of the last handle | waits for all tasks, ends the workers |
 //! | joblib `Parallel(n_jobs=2)(delayed(f)(x) for x in xs)` | `pool.map(f, xs)` | one pool for many calls, as with `with Parallel()` |
-//! | joblib memmapping of large arrays, `npshmex` | [`Plain`](crate::Plain)`<Vec<f64>>` as argument or result | one copy in, one copy out; arrays without copies: not yet |
+//! | joblib memmapping of large arrays, `npshmex` | [`SharedArray::from_slice`](crate::SharedArray::from_slice), and its [`chunks`](crate::SharedArray::chunks) or [`windows`](crate::SharedArray::windows) as arguments | no copy and no file; workers may write results in place. [`Plain`](crate::Plain)`<Vec<f64>>` as argument: one copy in, one copy out |
 //! | joblib `Memory`, threading backend | no | |
 //! | pickle | serde | types without serde do not compile, a task's error type included; see [limitations](super::limitations) for what the encoding cannot do |
 //!

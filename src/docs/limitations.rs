@@ -8,7 +8,7 @@
 //! | programs on several machines | a message queue, MPI, a database |
 //! | data that must survive a reboot | a database, a file |
 //! | another system than Linux | nothing of this crate compiles there yet |
-//! | values of many KiB under one lock | for now your own mapping: arrays are not here yet |
+//! | values of many KiB under one lock | a [`SharedArray`](crate::SharedArray): in place, without a copy |
 //! | peers that you do not trust with the *meaning* of the data | a server process that checks every request |
 //!
 //! # Where it runs
@@ -39,6 +39,9 @@
 //! # Arrays
 //!
 //! * **At most 2^32 - 1 elements**, and each array costs about 16 KiB for its claims and 7 KiB for what updates undo.
+//! * **A claim costs more than the lock of a value**: it looks at the claims of all others, and two processes that claim at
+//!   the same time look at each other's. Claim ranges that are worth it, or [`freeze`](crate::SharedArray::freeze) what is
+//!   only read.
 //! * **In place means trust.** A peer of the same user that writes without a claim writes under your slice.
 //! * **A writer can starve** behind a stream of overlapping readers: use a time-out.
 //! * **A process that is stopped while it claims** keeps others out of what it was about to take, as if it held it.

@@ -14,7 +14,7 @@
 //!
 //! 1. **No reference into shared bytes**, but to atomics. No `&T`, no `&[u8]`, no `&mut T`: the compiler may assume that
 //!    what is behind them does not change, or is ours alone, and neither is true. A guard's `&mut T` leads to a private
-//!    copy.
+//!    copy. The one exception are the elements of arrays: below.
 //! 2. **The width is fixed per place.** Values, tables and records are 8-byte words; lock words and what can be slept on
 //!    are 4-byte words, in a part of the object of their own. Racing atomics of different widths over the same bytes are
 //!    not defined by the language. When memory is used again for another object, the claim of the block (a
@@ -170,6 +170,26 @@
 //! are the same atomic loads. Nothing keeps the object meanwhile, so each read asks before and after (with an Acquire fence
 //! between) whether the object is still the one that was opened; memory that was once given stays mapped and readable,
 //! whatever becomes of it.
+//!
+//! # Arrays: slices in place
+//!
+//! A guard of a [`SharedArray`](crate::SharedArray) gives `&mut [T]` or `&[T]` in shared memory. That is sound as long as
+//! nobody writes there meanwhile, and rests on this.
+//!
+//! * *A slice is made in one place* (`array/hold.rs`), from a claim on exactly its elements, and ends with the claim.
+//! * *Claims exclude.* Who claims announces it, fences, and then looks at all others: of two in each other's way, one sees
+//!   the other. The release of a claim and the look that finds it gone are ordered, so what was written before is seen. The
+//!   models in `src/sync/tests` check it, and fail without the fence and without the release.
+//! * *Between threads of one process* a private record decides, which no other process can write. Whatever is in the shared
+//!   words, safe code of one program never gets a `&mut [T]` beside another slice of the same elements.
+//! * *After a freeze* no claim to write is granted, so slices of a [`FrozenArray`](crate::FrozenArray) need none.
+//! * *In a forked child* a guard of the parent gives no slice: its use is a panic.
+//! * *Elements are [`Pod`](bytemuck::Pod)*: what a dead writer left half done is a value all the same.
+//!
+//! **What is trusted:** that the other processes that map the segment write elements only under claims, and leave the
+//! claims' words alone. All programs with this crate and without `unsafe` of their own do. One that stores there
+//! on purpose, or by a stray pointer, changes elements under your slice, which the language does not define. Where that
+//! cannot be trusted, use [`SharedArray::unlocked`](crate::SharedArray::unlocked), whose elements are atomics, or values.
 //!
 //! # Threads and the same lock
 //!
