@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p allmend-benches
 //! cargo run --release -p allmend-benches -- --quick                    few and short runs: it works; numbers are rough
-//! cargo run --release -p allmend-benches -- --only uncontended,pool    some tables: uncontended read contended map segments pool python
+//! cargo run --release -p allmend-benches -- --only uncontended,pool    some tables: uncontended read contended map segments arrays pool python
 //! cargo run --release -p allmend-benches -- --repetitions 15           more of them
 //! ```
 //!
@@ -28,6 +28,9 @@
 //! | taking over from a dead owner | one question to the kernel; its cost grows with the number of attached processes |
 //! | `SharedAtomic` | one instruction for integers; a loop of compare-exchange for floats, `min`, `max` |
 //! | `SharedValue::new` | a search for a free block, then its record and bytes; the first one of a process also makes the segment |
+//! | `SharedArray`: `get_lock` or `read` to drop, `get`, `set` | an entry announced, a look at the entries of all processes that have claimed, the entry given back. Many times the lock of a value: below |
+//! | `Claims::claim` | that, and a look at the words of the chunks before it, so a thousand chunks cost more each than ten |
+//! | a look into a `FrozenArray` | a look at our own id, and plain loads |
 //! | `SharedMap::get`, key and value of at most 8 bytes each | a hash, and one cache line of the table |
 //! | `SharedMap::get`, larger | a hash, a line of the table, and the entry's block; the value is copied once, and decoded |
 //! | `SharedMap::insert`, `update`, `remove` | two atomic read-modify-writes for the shard's lock, the look, one store; `update` looks first, and tries again if it lost |
@@ -64,3 +67,25 @@
 //! | *`map` with batches by itself, over procspawn with 1000 items a task by hand* | 4.0 M/s | 17 M/s | *0.25* |
 //!
 //! The last row is lost: `map` accounts for each item by itself, so that a death fails one item and not a batch.
+//!
+//! # Arrays
+//!
+//! **Rough figures**: 2 cores of an AMD EPYC (model 17), Linux 6.18, rustc 1.95, 2026-11-25,
+//! `allmend-benches --quick --only arrays`, 2 repetitions (the windows: 1), while others used 1.9 of the two cores. Only what
+//! is far apart says something; goals within some percent cannot be judged by it, nor how readers scale.
+//!
+//! | | ns | / `SharedValue` |
+//! |---|---|---|
+//! | `SharedValue`: lock, add, unlock | 5.2 | 1.00 |
+//! | *`SharedArray::get_lock` of one element, add, drop* | 77 | *15* |
+//! | *`SharedArray::read` of one element, drop* | 79 | *15* |
+//! | *`Claims`: claim a chunk, add, give it back* | 135 | *26* |
+//! | *`Claims`: claim and finish each of 1,000 chunks of one element* | 2447 | *468* |
+//!
+//! | 95 windows of 500,000 elements, each with a sleep of 10 ms, 2 workers | ms | / the least that is possible |
+//! |---|---|---|
+//! | `Pool::map`, windows of a shared array | 1033 | 1.54 |
+//! | the same, means written into a shared array | 729 | 1.09 |
+//! | joblib 1.6.0, numpy 2.4.6, memory-mapped | 1208 | 1.80 |
+//!
+//! The first table is lost: the goal is twice the lock of a value.
