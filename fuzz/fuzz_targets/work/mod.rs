@@ -1,7 +1,7 @@
 //! What both segment targets do: a segment with one object of each kind, and every operation on them. All of it must
 //! return, with a value or an error; which one does not matter.
 
-use allmend::{Manager, SharedAtomic, SharedMap, SharedValue};
+use allmend::{Manager, SharedArray, SharedAtomic, SharedMap, SharedValue};
 use std::time::Duration;
 
 /// Long enough to take a lock that is free, short enough for a lock whose word names a living owner.
@@ -53,6 +53,7 @@ pub fn furnished() -> Manager {
         numbers.insert(u64::from(i), 7).expect("room");
         words.insert(&format!("word {i}"), &vec![i; usize::from(i) * 5]).expect("room");
     }
+    manager.array::<u64>("array", 40).expect("an array");
     manager
 }
 
@@ -63,6 +64,7 @@ pub struct Hands {
     atomic: Option<SharedAtomic<i64>>,
     numbers: Option<SharedMap<u64, u64>>,
     words: Option<SharedMap<String, Vec<u8>>>,
+    array: Option<SharedArray<u64>>,
 }
 
 impl Hands {
@@ -73,12 +75,13 @@ impl Hands {
             atomic: manager.open_object("atomic").ok(),
             numbers: manager.open_object("numbers").ok(),
             words: manager.open_object("words").ok(),
+            array: manager.open_object("array").ok(),
         }
     }
 
     /// One operation.
     pub fn work(&mut self, manager: &Manager, choice: u8) {
-        match choice % 24 {
+        match choice % 40 {
             0 => drop(manager.objects()),
             1 => drop(manager.verify()),
             2 => drop(manager.open_object::<SharedValue<u32>>("small")),
@@ -109,7 +112,16 @@ impl Hands {
             13 => drop(self.small.as_ref().map(|small| manager.publish("again", small))),
             14 => self.large = None,
             15 => drop((0..20).map(|i| manager.value(&format!("row {i}"), [i; 4])).collect::<Vec<_>>()),
-            _ => self.look_up(choice),
+            16..=23 => self.look_up(choice),
+            24 => drop(manager.array::<u64>("array", usize::from(choice))),
+            25 => drop(manager.open_object::<SharedArray<u32>>("array")),
+            26 => drop(manager.array::<u8>("bytes", 1 + usize::from(choice))),
+            27 => self.array = None,
+            operation => {
+                if let Some(array) = &self.array {
+                    elements(array, operation, usize::from(choice / 40));
+                }
+            }
         }
     }
 
@@ -141,5 +153,43 @@ impl Hands {
                 _ => drop(map.get_lock_timeout(&word, PATIENCE)),
             }
         }
+    }
+}
+
+/// One operation of an array that cannot wait for ever: `get`, `set`, `update` and `freeze` wait as long as somebody
+/// lives who is in the way, so they come after a look that found nobody.
+fn elements(array: &SharedArray<u64>, choice: u8, at: usize) {
+    let Ok(slice) = array.slice(at..array.len().min(at + 7)) else { return };
+    match choice {
+        28 => drop(slice.try_read().map(|elements| elements.iter().fold(0u64, |sum, n| sum ^ n))),
+        29 => drop(slice.try_get_lock().map(|mut elements| elements.fill(at as u64))),
+        30 => drop(array.read_timeout(PATIENCE).map(|elements| elements.len())),
+        31 => {
+            // Marks of the dead are mended.
+            let lock = array.get_lock_timeout(PATIENCE);
+            drop(lock.or_else(|left| left.repair(|elements| elements.fill(0))));
+        }
+        32 if array.try_get_lock().is_ok() => drop((slice.get(0), slice.get(at))),
+        33 if array.try_get_lock().is_ok() => drop((slice.set(0, 1), slice.set(at, 2))),
+        34 if array.try_get_lock().is_ok() => drop(slice.update(|elements| elements.reverse())),
+        35 => {
+            let Ok(claims) = array.claims(at + 1) else { return };
+            for i in 0..array.len() {
+                match claims.claim_timeout(PATIENCE) {
+                    Ok(Some(mut chunk)) => {
+                        chunk.fill(1);
+                        if i % 3 != 0 {
+                            chunk.done();
+                        }
+                    }
+                    _ => break,
+                }
+            }
+            let _ = (claims.is_done(), claims.remaining());
+        }
+        36 => drop(array.windows(at + 1, 3).map(|window| window.try_read().map(|e| e.len()).ok()).count()),
+        37 if at == 2 && array.try_read().is_ok() => drop(array.freeze().map(|elements| elements.len())),
+        37 => drop((array.is_frozen(), array.chunks(at + 1).map(|chunk| chunk.len()).sum::<usize>())),
+        _ => {}
     }
 }
