@@ -28,6 +28,8 @@
 #[cfg(not(loom))]
 mod cell;
 #[cfg(not(loom))]
+mod claims;
+#[cfg(not(loom))]
 mod word;
 
 #[cfg(loom)]
