@@ -28,7 +28,7 @@ fn main() {
 #[cfg(target_arch = "x86_64")]
 mod stepped {
     use crate::harness::{self, Child, Line, Sleep, fork, stage, until, words};
-    use allmend::SharedValue;
+    use allmend::{Manager, SharedAtomic, SharedValue};
     use bytemuck::Pod;
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -38,6 +38,7 @@ mod stepped {
             ("update_of_64_bytes", || update::<[u64; 8]>("64 bytes")),
             ("update_of_100_words", || update_some::<[u64; 100]>("800 bytes, each 7th instruction", 7)),
             ("create_and_drop", create_and_drop),
+            ("name_given_and_taken", name_given_and_taken),
             ("control_written_in_place", control_written_in_place),
             ("control_lock_that_asks_nobody", control_lock_that_asks_nobody),
         ]);
@@ -137,6 +138,61 @@ mod stepped {
             (points, k) = (points + 1, k + 17 * STRIDE);
         }
         println!("  create and drop of a block: {points} kill points, each 17th instruction, leaks 0");
+    }
+
+    /// A name is given to a new object, and taken away again, killed at some sixty instructions spread over all of it (at
+    /// each 37th with `ALLMEND_LONG`): the name leads to a whole object or to nothing, everybody can give it anew, and
+    /// nothing leaks.
+    fn name_given_and_taken() {
+        let manager = Manager::new().unwrap();
+        let other = manager.atomic("other", 1u64).unwrap();
+        let act = || {
+            manager.atomic("name", 5u64).unwrap();
+            manager.remove("name").unwrap();
+        };
+        let mut victim = traced(act, act);
+        let mut instructions = 0;
+        while step(&victim, 1) == Stepped::Within {
+            instructions += 1;
+        }
+        victim.kill();
+        let stride = if std::env::var_os("ALLMEND_LONG").is_some() { 37 } else { instructions / 61 + 1 };
+        let (mut points, mut absent, mut present, mut k) = (0, 0, 0, 0);
+        loop {
+            stage(&format!("a name given and taken, killed after {k} instructions"));
+            let mut child = traced(act, act); // once freely: what is done once only
+            let stepped = step(&child, k);
+            // The victim stands still, alive, and may have the name half given: a look-up does not wait for it.
+            match manager.open_object::<SharedAtomic<u64>>("name") {
+                Ok(found) => assert_eq!(found.load(), 5),
+                Err(allmend::OpenError::NoObject { .. }) => {}
+                Err(e) => panic!("{e}"),
+            }
+            child.kill();
+            let found = manager.atomic("name", 7u64).unwrap();
+            match found.load() {
+                5 => present += 1,
+                7 => absent += 1,
+                wrong => panic!("the name leads to {wrong}"),
+            }
+            drop(found);
+            manager.remove("name").unwrap();
+            let report = manager.verify().unwrap();
+            assert_eq!(
+                (report.objects, report.names, report.busy, other.load()),
+                (1, 1, 0, 1),
+                "after {k} instructions"
+            );
+            if stepped == Stepped::Through {
+                break;
+            }
+            (points, k) = (points + 1, k + stride);
+        }
+        println!(
+            "  a name given and taken: {points} kill points in {instructions} instructions, absent {absent}, present \
+             {present}, leaks 0"
+        );
+        assert!(absent > 1 && present > 0, "the test saw too little");
     }
 
     fn update_some<T: Pod>(what: &str, stride: u64) {
