@@ -16,7 +16,7 @@
 
 use super::{ArrayKind, Sent, SharedArray, TRY, hold::Hold, hold::Kept};
 use crate::{
-    atomic::{Acquire, Relaxed, Release, Word32},
+    atomic::{Acquire, Private32, Relaxed, Release, Word32},
     error::{CreateError, HandleError, LockError},
     segment::{Kind, Object, Stamp, handle, owner::Owner, record::short_name},
     sync::{Robust, claims::Mode},
@@ -58,6 +58,8 @@ pub struct Claims<T: Pod> {
     object: Arc<Object>,
     len: u32,
     count: u32,
+    /// Where this handle looks first, only ever a hint: behind the chunk that it claimed last.
+    next: Private32,
 }
 
 impl<T: Pod> Claims<T> {
@@ -78,7 +80,13 @@ impl<T: Pod> Claims<T> {
         };
         let object =
             array.object.segment().create(Kind::Claims, Stamp::of::<T>(), count.max(16), WORDS, init)?;
-        Ok(Self { array: array.clone(), object, len: len as u32, count: count as u32 })
+        Ok(Self {
+            array: array.clone(),
+            object,
+            len: len as u32,
+            count: count as u32,
+            next: Private32::new(0),
+        })
     }
 
     #[cfg(test)]
@@ -130,10 +138,15 @@ impl<T: Pod> Claims<T> {
                 return Err(LockError::Gone);
             }
             let mut locked = None;
+            let first = self.next.load(Relaxed).min(self.count);
+            let all = (first..self.count).chain(0..first);
             // Acquire: of a chunk that is done, its elements are there.
-            for chunk in (0..self.count).filter(|&chunk| self.word(chunk).load(Acquire) == 0) {
+            for chunk in all.filter(|&chunk| self.word(chunk).load(Acquire) == 0) {
                 match self.take(chunk, TRY) {
-                    Ok(Some(chunk)) => return Ok(Some(chunk)),
+                    Ok(Some(taken)) => {
+                        self.next.store(chunk + 1, Relaxed);
+                        return Ok(Some(taken));
+                    }
                     Ok(None) => {}
                     Err(LockError::Timeout { .. }) => locked = Some(chunk),
                     Err(other) => return Err(other),
@@ -291,7 +304,14 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Chunk<'_, T> {
 
 impl<T: Pod> Clone for Claims<T> {
     fn clone(&self) -> Self {
-        Self { array: self.array.clone(), object: Arc::clone(&self.object), ..*self }
+        let (array, object) = (self.array.clone(), Arc::clone(&self.object));
+        Self {
+            array,
+            object,
+            len: self.len,
+            count: self.count,
+            next: Private32::new(self.next.load(Relaxed)),
+        }
     }
 }
 
@@ -334,7 +354,7 @@ impl<'de, T: Pod> Deserialize<'de> for Claims<T> {
         if !sound {
             return Err(malformed());
         }
-        Ok(Self { array, object, len: len as u32, count: count as u32 })
+        Ok(Self { array, object, len: len as u32, count: count as u32, next: Private32::new(0) })
     }
 }
 
