@@ -36,8 +36,10 @@
 //!    committed update.
 //! 2. A reader never sees half of an update, and never waits for a writer that is dead or stopped.
 //! 3. Structure that another process corrupted gives an error: no undefined behaviour, no access out of bounds, no endless
-//!    loop. (Not so for the `raw_sync` lock kind, which trusts its peers; and of a value's bytes each is a valid one.)
-//! 4. When the last process is gone, nothing is left behind.
+//!    loop. (The `raw_sync` lock kind, the guards of arrays and the length of a named segment trust peers of the same user;
+//!    and of a value's bytes each is a valid one.)
+//! 4. When the last process is gone, nothing is left behind unless [`Manager::persist`] asked for it; after a kill, a named
+//!    segment goes with the next that is created, or with [`clear_stale`].
 //! 5. No single sleep is unbounded: every wait looks again at who is alive. A wait for a lock ends when its holder does,
 //!    and waiting for a lock or for a result has a form with a time-out.
 //!
