@@ -71,6 +71,9 @@
 //!
 //! # Not covered
 //!
+//! A mark over which several hold claims at the same time: who mends its middle moves what is behind into a mark of its
+//! own, and the others, who were told of the one, do not clear the other. So that part is told once too often.
+//!
 //! Fairness: a stream of overlapping readers can keep a writer waiting, as short sections of a lock can.
 
 use super::mutation::{Mutation, broken, unless};

@@ -213,13 +213,31 @@ impl World {
                 let Some(i) = index(which, self.held.len()) else { return };
                 let left = std::mem::take(&mut self.held[i].left);
                 let held = &self.held[i];
-                if !held.exclusive {
-                    return;
+                if !held.exclusive || left.is_empty() {
+                    return; // for reading, or all that it was told of is mended
                 }
                 self.make_room(held.process, left.len());
+                // Another holder that mended the middle of a mark moved what is behind it: that stays, and is told again.
+                let own = Span::new(held.span.0, held.span.1);
+                let moved: BTreeSet<u32> = left
+                    .iter()
+                    .flat_map(|mark| {
+                        let (row, entry) = (mark.at.index() / ENTRIES, mark.at.index() % ENTRIES);
+                        let line = &self.w32[LINE32 * (row + 1)..][..LINE32];
+                        let (word, held) =
+                            (line[1 + entry].load(Relaxed), line[1 + ENTRIES + entry].load(Relaxed));
+                        let lives = self.owners.iter().any(|live| live.bits() == word & OWNER_BITS);
+                        let now = match word & EXCLUSIVE != 0 && held != 0 && !lives {
+                            true => Span::from_bits(self.w64[LINE64 * row + entry].load(Relaxed)),
+                            false => Span::EMPTY, // it is no mark any more
+                        };
+                        let told = mark.span.common(own);
+                        (told.start()..told.end()).filter(move |&i| !(now.start()..now.end()).contains(&i))
+                    })
+                    .collect();
                 self.claims(held.process).repair(&held.claim, held.thread, &left);
                 let mended = held.span.0..held.span.1;
-                self.marked.retain(|element| !mended.contains(element));
+                self.marked.retain(|element| !mended.contains(element) || moved.contains(element));
             }
             Step::Die(process) => {
                 let (died, live): (Vec<_>, Vec<_>) =
