@@ -154,6 +154,12 @@ pub(crate) fn fence_after_swap() {
     fence(SeqCst);
 }
 
+/// Keeps the compiler from moving accesses over it. A kill finds what the instructions before it did, on every machine.
+#[inline(always)]
+pub(crate) fn compiler_fence() {
+    core::sync::atomic::compiler_fence(SeqCst);
+}
+
 /// One pause of a spinning loop.
 #[inline]
 pub(crate) fn spin() {
@@ -256,6 +262,10 @@ pub enum Rule {
     NamesKeep,
     /// Who clears a block that was on its way asks whether an object names it.
     AskForTheParent,
+    /// An update of a range says how to undo it before it changes an element.
+    UndoFirst,
+    /// Who claims looks at the claims of others.
+    LookAtOthers,
     /// Who opens a named segment looks, under its lock, whether the name still leads there.
     LookAtTheName,
     /// Who takes a name away without being asked to has made sure that nobody is attached.

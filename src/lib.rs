@@ -156,6 +156,10 @@ pub mod crash {
         crate::atomic::break_rule(rule);
     }
     pub use crate::{atomic::Rule, map::door::Map};
+    /// Entries of an array's claims that are not free.
+    pub fn entries_in_use<T: bytemuck::Pod>(array: &crate::SharedArray<T>) -> usize {
+        array.entries_in_use()
+    }
     /// Shared writes since [`arm`].
     pub fn steps() -> u64 {
         crate::atomic::steps()

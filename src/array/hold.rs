@@ -258,44 +258,62 @@ impl<'a, T: Pod> Hold<'a, T> {
             return Err(LockError::Gone);
         }
         let who = Who { me, thread: thread_id() };
+        let all = Span::new(0, Body::of::<T>(object, rows).len);
+        let mut wide = span;
         loop {
+            // Nothing is marked by our death before the elements are ours to give away.
+            let asked = if wide == span && !self.exclusive { Mode::Shared } else { Mode::Undecided };
             let (claim, left) = claims
-                .take(who, span, mode, &Around(object), timeout)
+                .take(who, wide, asked, &Around(object), timeout)
                 .map_err(|refused| refusal(object, refused))?;
             let (undo, left): (Vec<_>, Vec<_>) =
-                left.into_iter().partition(|mark| object.part(mark.at.index()).is_some());
-            if undo.is_empty() || self.exclusive {
+                left.into_iter().partition(|mark| Undo::is_of::<T>(object, mark, all));
+            if undo.is_empty() && wide == span {
+                if mode == Mode::Exclusive {
+                    claims.decide(&claim);
+                }
                 (self.claim, self.left) = (Some(claim), left);
-                self.roll_back(&undo);
                 return Ok(());
             }
-            // What must be undone can be by who has it alone.
-            claims.release(&claim);
-            for mark in undo {
-                let common = mark.span.common(span);
-                let (start, len) = (common.start(), common.end() - common.start());
-                let object = match &self.object {
+            // An update is undone as a whole, by who has all of it alone: a mark of a part of it would be older than
+            // what others write there meanwhile.
+            let hull = undo.iter().fold(wide, |hull, mark| hull.hull(mark.span.common(all)));
+            if hull == wide && asked == Mode::Undecided {
+                let kept = match &self.object {
                     Kept::Owned(object) => Kept::Borrowed(object),
                     Kept::Borrowed(object) => Kept::Borrowed(object),
                 };
-                drop(Hold::<T>::take(object, (start, len), Mode::Exclusive, timeout)?);
+                let mut whole = Hold::<T> {
+                    object: kept,
+                    start: wide.start(),
+                    len: wide.end() - wide.start(),
+                    claim: Some(claim),
+                    left: Vec::new(),
+                    exclusive: true,
+                    was_panicking: true,
+                    of: PhantomData,
+                };
+                whole.roll_back(&undo);
+                wide = span;
+            } else {
+                claims.release(&claim);
+                wide = hull;
             }
         }
     }
 
-    /// Puts back what dead processes' updates had begun to change, as far as it is in this claim.
+    /// Puts back what dead processes' updates had begun to change. All of it is in this claim.
     fn roll_back(&mut self, undo: &[Left]) {
         let Some(claim) = self.claim else { return };
-        let own = Span::new(self.start, self.start + self.len);
         for mark in undo {
-            let common = mark.span.common(own);
-            let mut old = vec![T::zeroed(); (common.end() - common.start()) as usize];
-            let Some(words) = self.object.part(mark.at.index()) else { continue };
-            if !Undo::read(words, common, bytemuck::cast_slice_mut(&mut old)) {
-                continue; // not what we wrote: nothing of it is believed
+            let span = mark.span.common(Span::new(self.start, self.start + self.len));
+            let mut old = vec![T::zeroed(); (span.end() - span.start()) as usize];
+            if let Some(words) = self.object.part(mark.at.index())
+                && Undo::read(words, span, bytemuck::cast_slice_mut(&mut old))
+            {
+                let from = (span.start() - self.start) as usize;
+                overwrite(&mut self.elements_mut()[from..from + old.len()], &old);
             }
-            let from = (common.start() - self.start) as usize;
-            self.elements_mut()[from..from + old.len()].copy_from_slice(&old);
             let body = Body::of::<T>(&self.object, self.object.segment().places() as usize);
             body.claims(&self.object).repair(&claim, thread_id(), slice::from_ref(mark));
         }
@@ -386,14 +404,28 @@ impl<'a, T: Pod> Hold<'a, T> {
     pub(super) fn replace(mut self, new: &[T]) -> Result<(), CreateError> {
         let Some(claim) = self.claim else { return Ok(()) };
         let index = claim.at().index();
-        let bytes: &[u8] = bytemuck::cast_slice(self.elements());
         let span = Span::new(self.start, self.start + self.len);
-        self.object.detach_part(index)?;
-        self.object.attach_part(index, Undo::bytes(bytes.len()), |words| Undo::write(words, span, bytes))?;
+        if !atomic::broken(Rule::UndoFirst) {
+            let bytes: &[u8] = bytemuck::cast_slice(self.elements());
+            self.object.detach_part(index)?;
+            self.object
+                .attach_part(index, Undo::bytes(bytes.len()), |words| Undo::write(words, span, bytes))?;
+        }
         self.with_claims(|claims, claim| claims.decide(claim)); // from here on our death is undone
-        self.elements_mut().copy_from_slice(new);
+        overwrite(self.elements_mut(), new);
         self.settle(); // the commit
         self.object.detach_part(index)
+    }
+}
+
+/// Copies elements in; with a kill point before each, in builds that have them.
+fn overwrite<T: Pod>(elements: &mut [T], by: &[T]) {
+    if !cfg!(allmend_crash) {
+        return elements.copy_from_slice(by);
+    }
+    for (element, by) in elements.iter_mut().zip(by) {
+        atomic::step();
+        *element = *by;
     }
 }
 
@@ -446,25 +478,35 @@ impl Undo {
         store_bytes(&words[1..], bytes);
     }
 
+    /// Says a mark's entry how to undo all of it? If not (of a guard, or if the words were overwritten), the mark is told.
+    fn is_of<T: Pod>(object: &Object, mark: &Left, all: Span) -> bool {
+        let span = mark.span.common(all);
+        object.part(mark.at.index()).is_some_and(|words| {
+            let bytes = (span.end() - span.start()) as usize * size_of::<T>();
+            Undo::place(words, span, bytes).is_some()
+        })
+    }
+
     /// The bytes of `part` of what was written; `false` if that is not there.
     fn read(words: &[Word64], part: Span, out: &mut [u8]) -> bool {
-        let Some((head, words)) = words.split_first() else { return false };
+        let Some((words, from)) = Undo::place(words, part, out.len()) else { return false };
+        let mut whole = vec![0; from % 8 + out.len()];
+        load_bytes(&words[from / 8..], &mut whole);
+        out.copy_from_slice(&whole[from % 8..]);
+        true
+    }
+
+    /// The words with the elements' bytes, and at which byte those of `part` begin, which are `bytes` many.
+    fn place(words: &[Word64], part: Span, bytes: usize) -> Option<(&[Word64], usize)> {
+        let (head, words) = words.split_first()?;
         let span = Span::from_bits(head.load(Relaxed));
         let count = (part.end() - part.start()) as usize;
         if span.common(part) != part || count == 0 {
-            return false;
+            return None;
         }
-        let size = out.len() / count;
-        let (from, all) =
-            ((part.start() - span.start()) as usize * size, (span.end() - span.start()) as usize * size);
-        if words_for(all) > words.len() {
-            return false;
-        }
-        let first = from / 8;
-        let mut whole = vec![0; from % 8 + out.len()];
-        load_bytes(&words[first..], &mut whole);
-        out.copy_from_slice(&whole[from % 8..]);
-        true
+        let size = bytes / count;
+        let all = (span.end() - span.start()) as usize * size;
+        (words_for(all) <= words.len()).then_some((words, (part.start() - span.start()) as usize * size))
     }
 }
 

@@ -321,6 +321,12 @@ impl<T: Pod> SharedArray<T> {
         look()
     }
 
+    /// Entries of its claims that are not free.
+    #[cfg(allmend_crash)]
+    pub(crate) fn entries_in_use(&self) -> usize {
+        self.body().claims(&self.object).table.in_use()
+    }
+
     /// Hands out chunks of `len` elements to whoever asks first: [`Claims`].
     ///
     /// # Errors

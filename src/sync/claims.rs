@@ -51,7 +51,8 @@
 //! | access | order | pairs with |
 //! |---|---|---|
 //! | announcing swap, then full fence | AcqRel, SeqCst | the other announcer's: invariant 1 |
-//! | release, word -> 0 | Release | the Acquire of who looks at the word |
+//! | held = pid | Release, compiler fence | elements change behind it: who knows of the death |
+//! | held = 0, word -> 0 | Release | the Acquire of who looks at the word |
 //! | look at a word | Acquire | the announcing swap (its span is there), and the release |
 //! | FROZEN | Release / Acquire | what was written before the freeze |
 //! | a dead owner's | | comes with [`World::is_alive`], as in `word` |
@@ -67,7 +68,7 @@
 //! | between held = 0 and word = 0 | as if undecided: what it did was whole | others |
 //! | word is 0, before the wake | free, sleepers | a sleeper's bound |
 //! | repairing | what is not trimmed yet stays marked | the next to claim there |
-//! | sweeping a row | the row is a dead owner's again | the next who sweeps |
+//! | sweeping a row | the row is a dead owner's again, entries of those who had it before in it | the next who meets one, or wants a row |
 //!
 //! # Not covered
 //!
@@ -79,14 +80,17 @@
 use super::mutation::{Mutation, broken, unless};
 use crate::{
     atomic::{
+        self,
         AcqRel,
         Acquire,
         Private32,
         Private64,
         Relaxed, // see the table
         Release,
+        Rule,
         Word32,
         Word64,
+        compiler_fence,
         fence_after_swap,
         spin,
     },
@@ -156,6 +160,14 @@ impl Span {
         self.start() < other.end() && other.start() < self.end()
     }
 
+    /// The smallest that has both.
+    pub(crate) fn hull(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::EMPTY, one) | (one, Self::EMPTY) => one,
+            _ => Self::new(self.start().min(other.start()), self.end().max(other.end())),
+        }
+    }
+
     /// What both have.
     pub(crate) fn common(self, other: Self) -> Self {
         Self::new(self.start().max(other.start()), self.end().min(other.end()))
@@ -218,6 +230,13 @@ impl<'a> Table<'a> {
     #[inline]
     pub(crate) fn is_frozen(&self) -> bool {
         self.head[FROZEN].load(Acquire) != 0
+    }
+
+    /// Entries that are not free.
+    #[cfg(allmend_crash)]
+    pub(crate) fn in_use(&self) -> usize {
+        let words = self.lines[..self.used()].iter().flat_map(|line| &line[1..=ENTRIES]);
+        words.filter(|word| word.load(Relaxed) != 0).count()
     }
 
     fn used(&self) -> usize {
@@ -423,7 +442,9 @@ impl Claims<'_> {
         let mut looks = 0;
         loop {
             let frozen_too_early = broken(Mutation::FrozenBeforeTheOthers) && self.table.is_frozen();
-            match self.look(who, &claim, dead, left) {
+            let looked =
+                if atomic::broken(Rule::LookAtOthers) { Ok(()) } else { self.look(who, &claim, dead, left) };
+            match looked {
                 Ok(()) if exclusive && broken(Mutation::FrozenBeforeTheOthers) => {
                     if !frozen_too_early {
                         break;
@@ -452,6 +473,8 @@ impl Claims<'_> {
             self.release(&claim);
             return Err(Obstacle::Again);
         }
+        // Marks that others trimmed while we looked around: what is in our way cannot change any more.
+        left.retain_mut(|mark| self.is_still_there(mark, &claim));
         if mode != Mode::Undecided {
             self.decide(&claim);
         }
@@ -559,6 +582,13 @@ impl Claims<'_> {
         Ok(())
     }
 
+    /// Is a mark that was seen in the claim still one, and which elements has it now?
+    fn is_still_there(&self, mark: &mut Left, claim: &Claim) -> bool {
+        mark.span = Span(self.table.span(mark.at).load(Acquire));
+        let word = self.table.word(mark.at).load(Acquire) & !CONTENDED;
+        word == mark.owner | EXCLUSIVE && mark.span.overlaps(claim.span)
+    }
+
     /// Of two that are undecided, does the other one retreat? Invariant 2.
     fn gives_way(&self, at: At, owner: Owner, claim: &Claim) -> bool {
         let (mine, theirs) = ((claim.me.bits(), claim.at.index()), (owner.bits(), at.index()));
@@ -568,8 +598,10 @@ impl Claims<'_> {
     /// The claim is held: from now on our death leaves a mark.
     #[inline]
     pub(crate) fn decide(&self, claim: &Claim) {
-        // Relaxed: read by those who know of our death, which acquires it.
-        self.table.held(claim.at).store(self.record.pid.load(Relaxed), Relaxed);
+        // Release: what undoes the change is there before.
+        self.table.held(claim.at).store(self.record.pid.load(Relaxed), Release);
+        // And no element is written before it: a kill comes between two instructions of the compiled code.
+        compiler_fence();
     }
 
     /// What was done is whole: our death leaves no mark any more.
@@ -583,15 +615,19 @@ impl Claims<'_> {
     pub(crate) fn release(&self, claim: &Claim) {
         let held = self.table.held(claim.at);
         if held.load(Relaxed) != 0 {
-            held.store(0, Relaxed);
+            // Release: killed behind it, all elements are written.
+            held.store(0, Release);
         }
         self.replace(claim, 0);
         // Release: the entry is free before a thread of ours finds it so.
         self.slot(claim).tag.store(0, Release);
     }
 
-    /// Gives a claim up in the middle of a change: it becomes a mark.
+    /// Gives a claim up in the middle of a change: it becomes a mark, if it was decided.
     pub(crate) fn abandon(&self, claim: &Claim) {
+        if self.table.held(claim.at).load(Relaxed) == 0 {
+            return self.release(claim);
+        }
         self.replace(claim, NOBODY | EXCLUSIVE);
         self.slot(claim).tag.store(0, Release);
     }
@@ -634,7 +670,14 @@ impl Claims<'_> {
             }
         }
         if owner != me && !world.is_alive(owner).map_err(Refused::Lost)? {
-            self.locked(me, || self.sweep(usize::from(at.row), owner, me, world));
+            let row = usize::from(at.row);
+            // Perhaps of one that died while it swept.
+            if let Some(of) = Owner::from_bits(self.table.lines[row][0].load(Relaxed))
+                && of != me
+                && (of == owner || !world.is_alive(of).map_err(Refused::Lost)?)
+            {
+                self.locked(me, || self.sweep(row, of, me, world));
+            }
             return Ok(true);
         }
         let bound = wait.bound().ok_or(Refused::Timeout { owner })?;
@@ -655,22 +698,21 @@ impl Claims<'_> {
         let ours = owner.compare_exchange(dead.bits(), me.bits(), AcqRel, Relaxed).is_ok();
         if ours {
             for entry in 0..ENTRIES {
-                self.clear(At::new(row, entry), Some(dead), world);
+                self.clear(At::new(row, entry), true, world);
             }
             owner.store(0, Release);
         }
         ours
     }
 
-    /// Resets an entry of a row of ours that no thread of ours has: one that says nothing any more, or that `dead` left
-    /// without a mark.
-    fn clear<W: World>(&self, at: At, dead: Option<Owner>, world: &W) {
+    /// Resets an entry of a row of ours that no thread of ours has: one that says nothing any more, or, in a row that was
+    /// just taken (`dead`: those who had it before are), one that is no mark.
+    fn clear<W: World>(&self, at: At, dead: bool, world: &W) {
         let (word, held) = (self.table.word(at), self.table.held(at));
         let mut seen = word.load(Acquire);
         let empty = self.table.span(at).load(Acquire) == 0;
-        let theirs = dead.is_some_and(|dead| dead.bits() == seen & OWNER_BITS);
         let is_mark = seen & EXCLUSIVE != 0 && held.load(Relaxed) != 0;
-        if seen == 0 || !(empty || theirs && !is_mark) {
+        if seen == 0 || !(empty || dead && !is_mark) {
             return;
         }
         world.forget(at);
@@ -729,7 +771,7 @@ impl Claims<'_> {
             for (entry, slot) in record.slots[own].iter().enumerate() {
                 // Entries that were marks, and are mended.
                 if slot.tag.compare_exchange(0, u64::MAX, AcqRel, Relaxed).is_ok() {
-                    self.clear(At::new(row, entry), None, world);
+                    self.clear(At::new(row, entry), false, world);
                     free |= self.table.word(At::new(row, entry)).load(Relaxed) == 0;
                     slot.tag.store(0, Release);
                 }
@@ -766,7 +808,7 @@ impl Claims<'_> {
             };
             if ours {
                 for entry in 0..ENTRIES {
-                    self.clear(At::new(row, entry), None, world);
+                    self.clear(At::new(row, entry), true, world);
                 }
                 if has_free(row) {
                     return true;

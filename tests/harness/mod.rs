@@ -12,6 +12,9 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::disallowed_types, reason = "words between test processes are not the crate's")]
 
+#[cfg(allmend_crash)]
+pub(crate) mod kill;
+
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fd::OwnedFd,
