@@ -32,7 +32,7 @@ mod killed {
         },
         whole,
     };
-    use allmend::{ArrayError, LockError, SharedArray, crash, lock_all};
+    use allmend::{ArrayError, LockError, SharedArray, array::lock_all, crash};
     use std::sync::atomic::Ordering::SeqCst;
 
     pub(super) const TESTS: [Test; 14] = [
@@ -73,7 +73,7 @@ mod killed {
         fork(|| {
             beside.update(|x| x.iter_mut().for_each(|x| *x += 1)).unwrap();
             beside.get_lock().unwrap()[0] += 1;
-            beside.read().unwrap();
+            drop(beside.read().unwrap());
             beside.set(0, 7).unwrap();
         })
         .succeeds("the neighbour");
@@ -149,6 +149,7 @@ mod killed {
                 seen[3].fetch_add((told != 0).into(), SeqCst);
                 let last = whole(&range.to_vec().unwrap());
                 assert!(last == Some(3) || goes_on && last == Some(2), "{last:?}");
+                drop(range);
                 is_sound(a, 1);
                 fate
             });
@@ -169,6 +170,7 @@ mod killed {
             end(child, fate);
             let found = whole(&range.to_vec().unwrap());
             assert!(found == Some(2) || found == Some(1) && fate == Victim::Killed, "{found:?}");
+            drop(range);
             is_sound(a, 1);
             fate
         });
@@ -298,14 +300,14 @@ mod killed {
         let count = words();
         let spare = SharedArray::from_slice(&[1u64; RANGE]).unwrap();
         fork(|| {
-            spare.get(0).unwrap();
+            spare.update(|_| ()).unwrap(); // its memory is there
             crash::arm(u64::MAX);
             spare.update(|x| x.fill(2)).unwrap();
             count[0].store(crash::steps(), SeqCst);
         })
         .succeeds("who counts");
         let mut child = fork(|| {
-            range.get(0).unwrap();
+            range.update(|_| ()).unwrap();
             crash::arm(count[0].load(SeqCst) + 1 - back);
             range.update(|x| x.fill(2)).unwrap();
         });
@@ -340,6 +342,7 @@ mod killed {
                     assert!(told.as_ref().is_none_or(|(pid, _)| *pid == heir), "{told:?}");
                     let found = range.to_vec().unwrap();
                     assert!(whole(&found).is_some_and(|x| [1, 2].contains(&x)), "torn: {found:?}");
+                    drop((range, part));
                     is_sound(a, 1);
                     fate
                 });
@@ -386,6 +389,7 @@ mod killed {
                         seen[usize::from(who == heir)].fetch_add(1, SeqCst);
                     }
                 }
+                drop((range, own));
                 is_sound(a, 1);
                 fate
             });
@@ -410,8 +414,10 @@ mod killed {
             let (child, fate) = victim(n, || _ = a.get(LEN - 1), |()| drop(range.get_lock().unwrap()));
             end(child, fate);
             // Rows are for as many processes as there are places: each of these takes one, if they are not used again.
-            fork(|| range.update(|x| x.fill(2)).unwrap()).succeeds("the next");
-            assert_eq!(crash::entries_in_use(&a), 0, "entries of the dead are left");
+            fork(|| _ = accept(&range)).succeeds("the next");
+            // A mark that was accepted, at most: its entry is free when its row is taken.
+            assert!(crash::entries_in_use(&a) <= 1, "entries of the dead are left");
+            drop(range);
             is_sound(a, 1);
             fate
         });

@@ -259,16 +259,16 @@ impl<'a, T: Pod> Hold<'a, T> {
         }
         let who = Who { me, thread: thread_id() };
         let all = Span::new(0, Body::of::<T>(object, rows).len);
-        let mut wide = span;
+        let (mut wide, mut alone) = (span, self.exclusive);
         loop {
             // Nothing is marked by our death before the elements are ours to give away.
-            let asked = if wide == span && !self.exclusive { Mode::Shared } else { Mode::Undecided };
+            let asked = if alone { Mode::Undecided } else { Mode::Shared };
             let (claim, left) = claims
                 .take(who, wide, asked, &Around(object), timeout)
                 .map_err(|refused| refusal(object, refused))?;
             let (undo, left): (Vec<_>, Vec<_>) =
                 left.into_iter().partition(|mark| Undo::is_of::<T>(object, mark, all));
-            if undo.is_empty() && wide == span {
+            if undo.is_empty() && (wide, alone) == (span, self.exclusive) {
                 if mode == Mode::Exclusive {
                     claims.decide(&claim);
                 }
@@ -278,7 +278,7 @@ impl<'a, T: Pod> Hold<'a, T> {
             // An update is undone as a whole, by who has all of it alone: a mark of a part of it would be older than
             // what others write there meanwhile.
             let hull = undo.iter().fold(wide, |hull, mark| hull.hull(mark.span.common(all)));
-            if hull == wide && asked == Mode::Undecided {
+            if hull == wide && alone {
                 let kept = match &self.object {
                     Kept::Owned(object) => Kept::Borrowed(object),
                     Kept::Borrowed(object) => Kept::Borrowed(object),
@@ -294,10 +294,10 @@ impl<'a, T: Pod> Hold<'a, T> {
                     of: PhantomData,
                 };
                 whole.roll_back(&undo);
-                wide = span;
+                (wide, alone) = (span, self.exclusive);
             } else {
                 claims.release(&claim);
-                wide = hull;
+                (wide, alone) = (hull, true);
             }
         }
     }
