@@ -26,7 +26,7 @@ fn whole(elements: &[u64]) -> Option<u64> {
 mod killed {
     use crate::{
         harness::{
-            Line, Sleep, Test, die, fork,
+            End, Line, Sleep, Test, die, fork,
             kill::{Victim, end, every_write, goes_on_or_dies, victim},
             until, words,
         },
@@ -295,23 +295,16 @@ mod killed {
         assert!(told > 0 && (once > 0) == done);
     }
 
-    /// A process that dies within an update of the range, `back` writes before its end.
-    fn dies_in_an_update(range: &SharedArray<u64>, back: u64) {
-        let count = words();
-        let spare = SharedArray::from_slice(&[1u64; RANGE]).unwrap();
-        fork(|| {
-            spare.update(|_| ()).unwrap(); // its memory is there
-            crash::arm(u64::MAX);
-            spare.update(|x| x.fill(2)).unwrap();
-            count[0].store(crash::steps(), SeqCst);
-        })
-        .succeeds("who counts");
+    /// A process that dies before the `at`-th write behind its claim, within an update of the range; was there one?
+    fn dies_in_an_update(range: &SharedArray<u64>, at: u64) -> bool {
         let mut child = fork(|| {
-            range.update(|_| ()).unwrap();
-            crash::arm(count[0].load(SeqCst) + 1 - back);
-            range.update(|x| x.fill(2)).unwrap();
+            let change = |x: &mut [u64]| {
+                x.fill(2);
+                crash::arm(at);
+            };
+            range.update(change).unwrap();
         });
-        assert!(child.end().was_killed());
+        child.end().was_killed()
     }
 
     /// Ways to come upon a dead process's update.
@@ -327,11 +320,16 @@ mod killed {
     fn roll_back() {
         for (name, act) in HEIRS {
             let mut points = 0;
-            for back in [4, 9, 15, 19, 23] {
-                points += every_write(&format!("{name}, after a death {back} writes before the end"), |n| {
+            for at in (1..).step_by(4) {
+                // Is there one?
+                let there = fork(|| assert!(dies_in_an_update(&array().slice(..RANGE).unwrap(), at))).end();
+                if there != End::Exit(0) {
+                    break;
+                }
+                points += every_write(&format!("{name}, after a death at write {at}"), |n| {
                     let a = array();
                     let range = a.slice(..RANGE).unwrap();
-                    dies_in_an_update(&range, back);
+                    assert!(dies_in_an_update(&range, at));
                     let (child, fate) = victim(n, || _ = a.get(LEN - 1), |()| act(&range));
                     let heir = child.pid.as_raw_pid() as u32;
                     neighbour(&a);
