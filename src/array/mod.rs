@@ -305,6 +305,9 @@ impl<T: Pod> SharedArray<T> {
     pub fn freeze(&self) -> Result<FrozenArray<T>, ArrayError> {
         // Open for reading only, nothing would keep the elements under the slice.
         self.object.segment().me().map_err(LockError::<()>::from)?;
+        if self.object.is_lost() {
+            return Err(LockError::<()>::Gone.into());
+        }
         let whole = self.whole();
         if !whole.is_frozen() {
             whole.work((0, whole.len), Mode::Shared)?.freeze();

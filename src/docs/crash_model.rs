@@ -189,6 +189,20 @@
 //! A stopped process (SIGSTOP, a debugger) is alive: nothing is taken from it. Who waits for its lock waits until the
 //! time-out; readers go on.
 //!
+//! # Arrays
+//!
+//! Claims are entries that name their owner (`sync/claims.rs`); nothing is counted.
+//!
+//! | killed | what others find | who repairs |
+//! |---|---|---|
+//! | announced, not yet granted, or reading | no claim | the next who looks there, once it has asked |
+//! | with an `ArrayGuard` | the elements as they are, and a mark with range and process | the next to lock there is told, mends, accepts |
+//! | in `update`, before its undo record counts | the old elements | nothing to do |
+//! | in `update`, after that | old and new mixed, behind a mark that nobody passes | the next to claim any of it: claims all of it, puts the old ones back |
+//! | in that roll-back | as before it | the next, from the start |
+//! | with a `Chunk` | the chunk is to do again, and says so | who claims it next |
+//! | in `freeze` | frozen, or not | nothing to do |
+//!
 //! # Assumptions
 //!
 //! 1. The kernel drops the lock of a dead process only after its last thread has stopped writing.
