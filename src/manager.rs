@@ -550,11 +550,17 @@ impl Manager {
                 return Ok(Self { segment }); // asked for again
             }
             let fd = inherit::take(number)?.ok_or(missing("the descriptor is not there"))?;
-            let segment = Segment::join(fd)?;
-            match segment.id() == id {
-                true => Ok(Self { segment }),
-                false => Err(missing("the descriptor leads to another segment")),
+            let segment = Segment::join(fd).map_err(|e| match OpenError::from(e) {
+                OpenError::Damaged(what) => {
+                    OpenError::NotShared(format!("the descriptor leads to no whole segment: {what}").into())
+                }
+                other => other,
+            })?;
+            if segment.id() != id {
+                return Err(missing("the descriptor leads to another segment"));
             }
+            inherit::keep(number);
+            Ok(Self { segment })
         };
         shared.split(',').map(join).collect()
     }

@@ -127,9 +127,6 @@
 //! * **Gone with the last process**, also if that was killed, unless it persists. `exit` in the middle of `main` counts as a
 //!   kill: the name goes at the next open, creation or [`clear_stale`](crate::clear_stale). So does leaving it as the last one
 //!   without a free descriptor (`RLIMIT_NOFILE`).
-//! * **[`from_env`](crate::Manager::from_env) believes the number in its environment so far** that a regular file behind it
-//!   becomes close-on-exec before it is found to be none of ours. A child of the child, which inherits the environment and
-//!   not the descriptor, should clear `ALLMEND_SHARED` if it passes files on by number.
 //! * **Opened for reading only**, a process has no place in the segment and keeps nothing: an object that its last holder
 //!   drops is gone under the reader, and `get` says so by a panic. Atomics' `store` and `fetch_add` panic, since they cannot
 //!   return an error. Such a process is not counted in [`SegmentInfo::processes`](crate::SegmentInfo::processes), and only

@@ -28,7 +28,7 @@ pub(crate) fn give(command: &mut Command, fd: BorrowedFd<'_>) -> Result<RawFd, O
 }
 
 /// What number `number` of this process leads to, opened anew to read and write. It must be a regular file. `None`: the
-/// number is none, or leads to something else.
+/// number is none, or leads to something else. The number itself stays as it is: it may be somebody else's.
 pub(crate) fn take(number: RawFd) -> Result<Option<OwnedFd>, OsError> {
     if number < 0 {
         return Ok(None);
@@ -42,8 +42,12 @@ pub(crate) fn take(number: RawFd) -> Result<Option<OwnedFd>, OsError> {
     // SAFETY: borrowed for two calls of a number that was just seen open; if another thread closes it meanwhile, the calls
     // fail, or speak of what it leads to then, which the caller checks.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    let opened = liveness::reopen(fd.as_fd())?;
-    // Not for our own children.
+    Ok(Some(liveness::reopen(fd.as_fd())?))
+}
+
+/// The number, which was found to be ours, is not for our own children.
+pub(crate) fn keep(number: RawFd) {
+    // SAFETY: borrowed for one call of a number that was just seen open, and that sets a flag only.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
     let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
-    Ok(Some(opened))
 }
