@@ -95,7 +95,7 @@
 //! * **Buckets are never taken away.** A map that had a million entries keeps their table when it is cleared; blocks above
 //!   256 KiB go back to the segment.
 //! * **The number of shards is fixed when the map is made**: 8 to 64, by the cores and by
-//!   [`entries`](crate::MapBuilder::entries). Say how many entries will come if many processes write.
+//!   [`entries`](crate::map::MapBuilder::entries). Say how many entries will come if many processes write.
 //! * **A shard has at most 2^26 buckets.** Beyond that chains grow longer, and `get` slower.
 //! * **No handles inside of values**: what a handle names would be kept by nobody. It is an error when it is written.
 //! * **`Serde` values**: what postcard cannot do, see under Pool, is an error when it is written or read; bytes that somebody
