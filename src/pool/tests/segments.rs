@@ -67,17 +67,19 @@ fn there_and_back_in_any_segment() {
             // Of several segments in one argument and one result.
             let values = vec![neighbour(&value, 2), own.clone(), value.clone()];
             let futures: Vec<_> = (0..50).map(|_| pool.submit(give_back, values.clone())).collect();
-            for (i, future) in futures.into_iter().enumerate() {
+            let mut given_back = Vec::new();
+            for future in futures {
                 let (back, new) = future.result().unwrap();
                 assert!(back.iter().map(SharedValue::get).eq([2, 1, 4950]));
                 assert!(Arc::ptr_eq(new.object().segment(), segment));
                 assert_eq!(new.get(), 4953);
-                if i == 0 {
-                    *back[0].get_lock().unwrap() += 1;
-                    assert_eq!(values[0].get(), 3, "one object");
-                    *back[0].get_lock().unwrap() -= 1;
-                }
+                given_back = back;
             }
+            // Only now: each task has read what it sums.
+            *given_back[0].get_lock().unwrap() += 1;
+            assert_eq!(values[0].get(), 3, "one object");
+            *given_back[0].get_lock().unwrap() -= 1;
+            drop(given_back);
             // A worker that starts later, and results that nobody reads.
             pool.submit(die_if, 1_000).result().unwrap_err();
             for _ in 0..20 {
