@@ -44,7 +44,7 @@
 //! ```
 //!
 //! 1. `value.rs`: `get_lock` asks the lock kind for the lock (`sync/kinds.rs`).
-//! 2. `segment/mod.rs`: our owner id is read from one private word. In a forked child that word is 0, and the child
+//! 2. `segment/attached.rs`: our owner id is read from one private word. In a forked child that word is 0, and the child
 //!    attaches first.
 //! 3. `sync/word.rs`: one compare-exchange, 0 to our id. That is the fast path. If it fails: spin, ask whether the holder
 //!    lives (`segment/participants.rs`, `os/liveness.rs`), take over or sleep (`os/futex.rs`).
