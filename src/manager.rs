@@ -25,7 +25,7 @@ use crate::{
         record::short_name,
     },
     shared_atomic::SharedAtomic,
-    sync::LockKind,
+    sync::{LockKind, Unlocked},
     value::SharedValue,
 };
 use bytemuck::Pod;
@@ -108,6 +108,22 @@ impl<K: Key, V: Codec> Listed for SharedMap<K, V> {
     fn words(&self) -> &Arc<Words> {
         self.object()
     }
+}
+
+/// The array, if it has that many elements.
+fn as_long_as<T: Pod, L: ArrayKind>(
+    len: usize,
+    name: &str,
+    array: SharedArray<T, L>,
+) -> Result<SharedArray<T, L>, OpenError> {
+    if array.len() != len {
+        return Err(OpenError::WrongType {
+            name: name.into(),
+            expected: format!("{len} elements"),
+            found: format!("{} elements", array.len()),
+        });
+    }
+    Ok(array)
 }
 
 /// Shared memory with a directory of objects in it.
@@ -245,16 +261,28 @@ impl Manager {
     /// # Ok::<(), allmend::Error>(())
     /// ```
     pub fn array<T: Pod>(&self, name: &str, len: usize) -> Result<SharedArray<T>, OpenError> {
-        let array: SharedArray<T> =
-            self.open_or_make(name, |segment| SharedArray::place_in(segment, len, |_| ()))?;
-        if array.len() != len {
-            return Err(OpenError::WrongType {
-                name: name.into(),
-                expected: format!("{len} elements"),
-                found: format!("{} elements", array.len()),
-            });
-        }
-        Ok(array)
+        let array = self.open_or_make(name, |segment| SharedArray::place_in(segment, len, |_| ()))?;
+        as_long_as(len, name, array)
+    }
+
+    /// The array without locks of that name ([`SharedArray::unlocked`]); a new one of `len` zeros if there is none.
+    ///
+    /// # Errors
+    /// As [`Manager::array`].
+    ///
+    /// ```
+    /// let manager = allmend::Manager::new()?;
+    /// manager.unlocked_array::<u32>("counts", 4)?.fetch_add(2, 5)?;
+    /// assert_eq!(manager.unlocked_array::<u32>("counts", 4)?.to_vec(), [0, 0, 5, 0]);
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
+    pub fn unlocked_array<T: Pod>(
+        &self,
+        name: &str,
+        len: usize,
+    ) -> Result<SharedArray<T, Unlocked>, OpenError> {
+        let array = self.open_or_make(name, |segment| SharedArray::place_unlocked(segment, len))?;
+        as_long_as(len, name, array)
     }
 
     /// The map of that name; a new one if there is none.

@@ -4,8 +4,8 @@
 mod harness;
 
 use allmend::{
-    CommandExt, CreateError, LockError, Manager, NameFault, OpenError, Pool, SharedAtomic, SharedValue,
-    VerifyError,
+    CommandExt, CreateError, LockError, Manager, NameFault, OpenError, Pool, SharedArray, SharedAtomic,
+    SharedValue, VerifyError, sync::Unlocked,
 };
 use harness::{Line, Random, die, fork, stage, until};
 use std::process::Command;
@@ -22,6 +22,8 @@ fn main() {
     harness::run(&[
         ("twenty_processes_create_one_name", twenty_processes_create_one_name),
         ("another_type_is_refused", another_type_is_refused),
+        ("another_array_is_refused", another_array_is_refused),
+        ("unlocked_arrays_by_name", unlocked_arrays_by_name),
         ("names_that_cannot_be", names_that_cannot_be),
         ("a_hundred_thousand_names", a_hundred_thousand_names),
         ("full", full),
@@ -84,10 +86,112 @@ fn another_type_is_refused() {
     assert_eq!((&*expected, &*found), ("a SharedValue of [u32; 3] (12 bytes, alignment 4)", there));
     let (expected, found) = wrong(manager.atomic("n", 1u32).unwrap_err());
     assert_eq!((&*expected, &*found), ("a SharedAtomic of u32 (4 bytes, alignment 4)", there));
-    let unlocked = manager.open_object::<SharedValue<u32, allmend::sync::Unlocked>>("n").unwrap_err();
+    let unlocked = manager.open_object::<SharedValue<u32, Unlocked>>("n").unwrap_err();
     assert_eq!(wrong(unlocked).0, "an unlocked SharedValue of u32 (4 bytes, alignment 4)");
     // A refusal takes nothing away.
     assert_eq!((manager.value("n", 0u32).unwrap().get(), counts(&manager)), (1, (1, 1)));
+}
+
+/// What was asked for and what is there, of an error that says so of the name.
+fn wrong<T>(name: &str, found: Result<T, OpenError>) -> (String, String) {
+    match found.map(drop) {
+        Err(OpenError::WrongType { name: of, expected, found }) if of == name => (expected, found),
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+/// Every kind of object under a name is refused as every other, as an array of another type, and of another length.
+fn another_array_is_refused() {
+    let manager = small();
+    manager.value("value", 7u32).unwrap();
+    manager.atomic("atomic", 7u32).unwrap();
+    manager.map::<u32, u32>("map").unwrap();
+    manager.array::<u32>("array", 10).unwrap().copy_from(&[7; 10]).unwrap();
+    manager.unlocked_array::<u32>("unlocked", 10).unwrap().set(9, 7).unwrap();
+    let before = counts(&manager);
+    let of_u32 = |what: &str| format!("{what} of u32 (4 bytes, alignment 4)");
+    let kinds = [
+        ("value", of_u32("a SharedValue")),
+        ("atomic", of_u32("a SharedAtomic")),
+        ("map", "a SharedMap of (u32, u32)".to_owned()),
+        ("array", of_u32("a SharedArray")),
+        ("unlocked", of_u32("an unlocked SharedArray")),
+    ];
+    for (name, there) in &kinds {
+        let asked = [
+            ("value", (*name != "value").then(|| wrong(name, manager.value(name, 0u32)))),
+            ("atomic", (*name != "atomic").then(|| wrong(name, manager.atomic(name, 0u32)))),
+            ("map", (*name != "map").then(|| wrong(name, manager.map::<u32, u32>(name)))),
+            ("array", (*name != "array").then(|| wrong(name, manager.array::<u32>(name, 10)))),
+            ("unlocked", (*name != "unlocked").then(|| wrong(name, manager.unlocked_array::<u32>(name, 10)))),
+        ];
+        for (kind, answer) in asked {
+            let Some((expected, found)) = answer else { continue };
+            let wanted = &kinds.iter().find(|(other, _)| *other == kind).unwrap().1;
+            assert_eq!((&expected, &found), (wanted, there), "{name} as {kind}");
+        }
+    }
+    for (name, there) in &kinds[3..] {
+        let as_i32 = [
+            (name == &"array").then(|| wrong(name, manager.array::<i32>(name, 10))),
+            (name == &"array").then(|| wrong(name, manager.open_object::<SharedArray<i32>>(name))),
+            (name == &"unlocked").then(|| wrong(name, manager.unlocked_array::<i32>(name, 10))),
+            (name == &"unlocked")
+                .then(|| wrong(name, manager.open_object::<SharedArray<i32, Unlocked>>(name))),
+        ];
+        for (expected, found) in as_i32.into_iter().flatten() {
+            assert_eq!((expected, &found), (there.replace("u32", "i32"), there));
+        }
+    }
+    for len in [1, 9, 11, 1 << 20] {
+        let said = (format!("{len} elements"), "10 elements".to_owned());
+        assert_eq!(wrong("array", manager.array::<u32>("array", len)), said);
+        assert_eq!(wrong("unlocked", manager.unlocked_array::<u32>("unlocked", len)), said);
+    }
+    for name in ["new", "array"] {
+        let empty = manager.array::<u32>(name, 0).map(drop);
+        let refused = match name {
+            "new" => matches!(empty, Err(OpenError::Invalid(_))),
+            _ => matches!(empty, Err(OpenError::WrongType { .. })),
+        };
+        assert!(refused, "{name}: {empty:?}");
+    }
+    // A refusal takes nothing away, and leaves nothing.
+    assert_eq!(manager.value("value", 0u32).unwrap().get(), 7);
+    assert_eq!(manager.atomic("atomic", 0u32).unwrap().load(), 7);
+    assert_eq!(manager.array::<u32>("array", 10).unwrap().to_vec().unwrap(), [7; 10]);
+    assert_eq!(manager.unlocked_array::<u32>("unlocked", 10).unwrap().get(9).unwrap(), 7);
+    assert!(matches!(manager.open_object::<SharedArray<u32>>("new"), Err(OpenError::NoObject { .. })));
+    assert_eq!((counts(&manager), before.1), (before, 5));
+}
+
+/// One array for all that ask for the name, in this process and in others, and after they are gone.
+fn unlocked_arrays_by_name() {
+    let manager = small();
+    let adders: Vec<_> = (0..4usize)
+        .map(|i| {
+            fork(|| {
+                let counts = manager.unlocked_array::<u64>("counts", 5).unwrap();
+                for _ in 0..1_000 {
+                    counts.fetch_add(4, 1).unwrap();
+                }
+                counts.set(i, i as u64 + 1).unwrap();
+            })
+        })
+        .collect();
+    adders.into_iter().for_each(|adder| adder.succeeds("an adder"));
+    let again = manager.unlocked_array::<u64>("counts", 5).unwrap();
+    assert_eq!(again.to_vec(), [1, 2, 3, 4, 4_000]);
+    let opened = manager.open_object::<SharedArray<u64, Unlocked>>("counts").unwrap();
+    opened.set(0, 9).unwrap();
+    assert_eq!(again.get(0).unwrap(), 9);
+    // By a second name, which stays when the first is taken away; then the first is another array's.
+    manager.publish("sums", &opened).unwrap();
+    manager.remove("counts").unwrap();
+    assert_eq!(manager.unlocked_array::<u8>("counts", 3).unwrap().to_vec(), [0; 3]);
+    assert_eq!(manager.unlocked_array::<u64>("sums", 5).unwrap().get(4).unwrap(), 4_000);
+    drop((again, opened));
+    assert_eq!(counts(&manager), (2, 2));
 }
 
 fn names_that_cannot_be() {
