@@ -1,4 +1,5 @@
-//! The table of named segments: opening one that exists, and creating one, beside crate shared_memory and the bare calls.
+//! The table of named segments: opening one that exists, and creating one, beside crate shared_memory and the bare calls;
+//! and the table of the directory in a segment: objects found and made by name.
 //!
 //! All open one and the same file, which another process keeps alive. Only the open is timed, not the close. Ours checks
 //! who owns the file and whether it is whole, makes sure that it stays, and takes a place in it; the others map it.
@@ -6,11 +7,16 @@
 
 use crate::harness::{Goals, Samples, Settings, Table};
 use crate::peers;
-use allmend::bare::{Bare, Options};
+use allmend::{
+    Manager, SharedAtomic,
+    bare::{Bare, Options},
+};
 use shared_memory::ShmemConf;
-use std::{ffi::CString, time::Instant};
+use std::{cell::Cell, collections::HashMap, ffi::CString, sync::Arc, time::Instant};
 
 const OPENS: u64 = 2_000;
+/// Names in the directory of the second table.
+const NAMES: usize = 1_000;
 
 /// Mean nanoseconds of `open`; what it gives is dropped outside of that.
 fn timed<R>(n: u64, mut open: impl FnMut() -> R) -> f64 {
@@ -76,7 +82,62 @@ impl Drop for Bytes {
     }
 }
 
-/// Prints it.
+/// The directory of one segment with [`NAMES`] objects in it: one process asks, and drops what it is given untimed.
+fn names(settings: &Settings) {
+    let manager = Manager::builder().reserve(64 << 20).new().expect("a segment");
+    let n = settings.scaled(OPENS) as usize;
+    let there: Vec<String> = (0..NAMES).map(|i| format!("object number {i}")).collect();
+    let new: Vec<String> = (0..n).map(|i| format!("new object number {i}")).collect();
+    let map: HashMap<&str, Arc<u64>> = there.iter().map(|name| (&**name, Arc::new(0))).collect();
+    for name in &there {
+        manager.atomic(name, 0u64).expect("memory");
+    }
+    let next = Cell::new(0);
+    let turn = |len: usize| next.replace(next.get() + 1) % len;
+    let (old, fresh) = (|| &*there[turn(NAMES)], || &*new[turn(n)]);
+    let find = |name: &str| manager.open_object::<SharedAtomic<u64>>(name).expect("it is there");
+    let mut samples = vec![Samples::default(); 6];
+    settings.interleave(samples.len(), |i| {
+        let n = n as u64;
+        next.set(0);
+        let nanos = match i {
+            0 => timed(n, || map.get(old()).cloned()),
+            1 => timed(n, || find(old())),
+            2 => {
+                let _held: Vec<_> = there.iter().map(|name| find(name)).collect();
+                timed(n, || find(old()))
+            }
+            3 => timed(n, || SharedAtomic::new(0u64).expect("memory")),
+            4 => {
+                let nanos = timed(n, || manager.atomic(fresh(), 0u64).expect("memory"));
+                new.iter().for_each(|name| manager.remove(name).expect("it is there"));
+                nanos
+            }
+            _ => {
+                new.iter().for_each(|name| drop(manager.atomic(name, 0u64).expect("memory")));
+                timed(n, || manager.remove(fresh()).expect("it is there"))
+            }
+        };
+        samples[i].push(nanos / 1_000.0);
+    });
+    println!("## directory: microseconds for one of {NAMES} names in a segment, and for one more\n");
+    let mut table = Table::new(&["", "microseconds", "/ the first of its kind"]);
+    let rows = [
+        "look up: std HashMap of Arc, one process",
+        "look up: allmend, not open here",
+        "look up: allmend, open here already",
+        "create: allmend, without a name",
+        "create: allmend, by name",
+        "remove the name, and the object with it: allmend",
+    ];
+    for (i, row) in rows.iter().enumerate() {
+        let first = &samples[i / 3 * 3];
+        table.row(&[(*row).to_owned(), samples[i].show(), samples[i].over(first).show()]);
+    }
+    table.print();
+}
+
+/// Prints both.
 pub fn table(settings: &Settings, goals: &mut Goals) {
     let options = Options { reserve: Some(64 << 20), ..Options::default() };
     let name = format!("bench-{}", std::process::id());
@@ -119,4 +180,5 @@ pub fn table(settings: &Settings, goals: &mut Goals) {
     }
     table.print();
     goals.at_most("open of an existing segment / shared_memory's open", 3.0, samples[2].over(&samples[1]));
+    names(settings);
 }
