@@ -57,7 +57,7 @@ use crate::{
 
 /// Size classes of slab blocks: powers of two for objects, and some with room for a power of two behind a record,
 /// which only parts ask for.
-const CLASSES: usize = OBJECT_CLASSES + PART_CLASSES;
+pub(super) const CLASSES: usize = OBJECT_CLASSES + PART_CLASSES;
 const OBJECT_CLASSES: usize = 11;
 const PART_CLASSES: usize = 4;
 const SMALLEST: u64 = 128;
@@ -84,7 +84,7 @@ pub(crate) enum Extent {
 }
 
 impl Extent {
-    fn encode(self) -> u64 {
+    pub(crate) fn encode(self) -> u64 {
         match self {
             Extent::Free => 0,
             Extent::Claimed(owner) => 1 | u64::from(owner.bits()) << 3,

@@ -68,7 +68,7 @@ pub(super) const LIFE: u64 = 0;
 /// Behind the bytes of all owners.
 const NAME: u64 = 1 << 41;
 /// Words of the header that are kept in all versions.
-const HEAD: usize = 7;
+pub(super) const HEAD: usize = 7;
 
 /// Whoever is in the way is between two system calls: it is over at once, unless that process is stopped.
 const PATIENCE: u32 = 64;
@@ -107,7 +107,7 @@ pub(crate) struct Named {
 
 /// The first words of a file that is one of ours.
 pub(super) struct Head {
-    id: u128,
+    pub(super) id: u128,
     pub(super) geometry: Geometry,
     pub(super) persistent: bool,
 }
@@ -115,13 +115,19 @@ pub(super) struct Head {
 impl Head {
     /// Through the descriptor: nothing is mapped yet, and a file that is cut meanwhile is an answer, not a signal.
     pub(super) fn read(fd: BorrowedFd<'_>, facts: &Facts, name: &str) -> Result<Self, OpenError> {
-        let name = || name.to_owned();
         if facts.bytes == 0 {
-            return Err(OpenError::Empty { name: name() });
+            return Err(OpenError::Empty { name: name.into() });
         }
-        let Some([magic, version, low, high, reserve, max, persist]) = shm::first_words::<HEAD>(fd)? else {
-            return Err(OpenError::NotASegment { name: name() });
-        };
+        match shm::first_words(fd)? {
+            Some(words) => Self::decode(words, facts.bytes, name),
+            None => Err(OpenError::NotASegment { name: name.into() }),
+        }
+    }
+
+    /// What these words say of a file of so many bytes.
+    pub(super) fn decode(words: [u64; HEAD], bytes: u64, name: &str) -> Result<Self, OpenError> {
+        let name = || name.to_owned();
+        let [magic, version, low, high, reserve, max, persist] = words;
         match magic {
             MAGIC => {}
             0 => return Err(OpenError::HalfBuilt { name: name() }),
@@ -130,11 +136,11 @@ impl Head {
         if version != VERSION {
             return Err(OpenError::WrongVersion { name: name(), found: version, expected: VERSION });
         }
-        if facts.bytes < reserve {
-            return Err(OpenError::Truncated { name: name(), bytes: facts.bytes, expected: reserve });
+        if bytes < reserve {
+            return Err(OpenError::Truncated { name: name(), bytes, expected: reserve });
         }
         let geometry = Geometry::new(reserve, u32::try_from(max).unwrap_or(0))
-            .filter(|geometry| geometry.reserve == facts.bytes)
+            .filter(|geometry| geometry.reserve == bytes)
             .ok_or(OpenError::Damaged("its sizes contradict each other".into()))?;
         Ok(Self { id: u128::from(low) | u128::from(high) << 64, geometry, persistent: persist != 0 })
     }

@@ -386,6 +386,18 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_table_word_is_a_place_and_a_length_or_comes_back(word in any::<u64>(), at in 0u64..1 << 45, bytes in 0u64..1 << 40) {
+            let part = Part::decode(word);
+            prop_assert_eq!(part.encode(), Some(word));
+            prop_assert!(part.at.is_multiple_of(LINE) && part.at < 1 << 40 && part.bytes <= LENGTH * LINE);
+            let part = Part { at: at / LINE * LINE, bytes: bytes / LINE * LINE };
+            match part.encode() {
+                Some(word) => prop_assert_eq!(Part::decode(word), part),
+                None => prop_assert!(part.at >= 1 << 40 || part.bytes > LENGTH * LINE),
+            }
+        }
+
+        #[test]
         fn parts_keep_what_was_written(
             steps in proptest::collection::vec((0usize..2, 0usize..4, 1u64..200_000), 1..40)
         ) {

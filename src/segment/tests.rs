@@ -1,5 +1,7 @@
 //! Handles: what arrives, what does not, and that nothing else comes of their bytes.
 
+mod decode;
+
 use super::{Kind, Object, PinChain, Segment, Stamp, handle, layout::Geometry};
 use crate::{CreateError, HandleError, SharedAtomic, SharedValue, sync::Unlocked};
 use proptest::prelude::*;
