@@ -27,7 +27,11 @@ fn main() {
 
 #[cfg(target_arch = "x86_64")]
 mod stepped {
-    use crate::harness::{self, Child, Line, Sleep, fork, stage, until, words};
+    use crate::harness::{
+        self, Line, Sleep, fork, stage,
+        steps::{STRIDE, Stepped, every_instruction, step, traced},
+        until, words,
+    };
     use allmend::{Manager, SharedAtomic, SharedValue};
     use bytemuck::Pod;
     use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -44,55 +48,6 @@ mod stepped {
         ]);
     }
 
-    /// What happened when the victim was to make `k` steps.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    enum Stepped {
-        /// It stands between two instructions.
-        Within,
-        /// It was through before that.
-        Through,
-    }
-
-    /// A child that stands before `act`, ready to be stepped. `prepare` runs freely.
-    fn traced(prepare: impl FnOnce(), act: impl FnOnce()) -> Child {
-        let mut child = fork(|| {
-            prepare();
-            // SAFETY: asks to be traced by the parent; touches no memory.
-            let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
-            assert_eq!(traced, 0, "ptrace: {}", std::io::Error::last_os_error());
-            marker();
-            act();
-            marker();
-        });
-        assert_eq!(child.stops_or_ends(), None, "the first marker");
-        child
-    }
-
-    /// Stops a traced process for its tracer.
-    fn marker() {
-        // SAFETY: a signal to this thread, which its tracer takes.
-        unsafe { libc::raise(libc::SIGSTOP) };
-    }
-
-    fn step(child: &Child, k: u64) -> Stepped {
-        let pid = child.pid.as_raw_nonzero().get();
-        for _ in 0..k {
-            // SAFETY: `pid` is our tracee and stands still.
-            let done = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, pid, 0, 0) };
-            assert_eq!(done, 0, "ptrace: {}", std::io::Error::last_os_error());
-            let mut status = 0;
-            // SAFETY: `status` lives through the call.
-            let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-            assert!(waited == pid && libc::WIFSTOPPED(status), "the victim ended by itself: {status:#x}");
-            match libc::WSTOPSIG(status) {
-                libc::SIGTRAP => {}
-                libc::SIGSTOP => return Stepped::Through, // the second marker
-                other => panic!("the victim got signal {other}"),
-            }
-        }
-        Stepped::Within
-    }
-
     fn whole<T: Pod>(value: &T) -> Option<u64> {
         let words = bytemuck::cast_slice::<_, u64>(std::slice::from_ref(value));
         words.iter().all(|w| *w == words[0]).then_some(words[0])
@@ -104,45 +59,31 @@ mod stepped {
         value
     }
 
-    /// Of the instructions of a debug build each so-many-th is taken.
-    const STRIDE: u64 = if cfg!(debug_assertions) { 16 } else { 1 };
-
     fn update<T: Pod>(what: &str) {
         update_some::<T>(what, 1);
     }
 
-    /// A block is created and dropped: killed at each 17th instruction, nothing leaks.
+    /// A block is created and dropped: nothing leaks.
     fn create_and_drop() {
         let value = SharedValue::new(1u64).unwrap();
-        let (mut points, mut k) = (0, 0);
-        loop {
-            stage(&format!("create and drop, killed after {k} instructions"));
-            let act = || drop(SharedValue::new([5u64; 8]).unwrap());
-            let mut child = traced(
-                || {
-                    value.get();
-                    act(); // what is done once only
-                },
-                act,
-            );
-            let stepped = step(&child, k);
+        let act = || drop(SharedValue::new([5u64; 8]).unwrap());
+        let prepare = || {
+            value.get();
+            act(); // what is done once only
+        };
+        let rounds = every_instruction("create and drop", prepare, act, |mut child, _| {
             let another = SharedValue::new([6u64; 8]).unwrap();
             child.kill();
             assert_eq!((value.get(), another.get()), (1, [6; 8]));
             drop(another);
             let report = allmend::verify().unwrap();
-            assert_eq!((report.objects, report.busy), (1, 0), "killed after {k} instructions");
-            if stepped == Stepped::Through {
-                break;
-            }
-            (points, k) = (points + 1, k + 17 * STRIDE);
-        }
-        println!("  create and drop of a block: {points} kill points, each 17th instruction, leaks 0");
+            assert_eq!((report.objects, report.busy), (1, 0));
+        });
+        println!("  create and drop of a block: {rounds}, leaks 0");
     }
 
-    /// A name is given to a new object, and taken away again, killed at some sixty instructions spread over all of it (three in a debug build; at
-    /// each 37th with `ALLMEND_LONG`): the name leads to a whole object or to nothing, everybody can give it anew, and
-    /// nothing leaks.
+    /// A name is given to a new object, and taken away again: the name leads to a whole object or to nothing, everybody
+    /// can give it anew, and nothing leaks.
     fn name_given_and_taken() {
         let manager = Manager::new().unwrap();
         let other = manager.atomic("other", 1u64).unwrap();
@@ -150,19 +91,9 @@ mod stepped {
             manager.atomic("name", 5u64).unwrap();
             manager.remove("name").unwrap();
         };
-        let mut victim = traced(act, act);
-        let mut instructions = 0;
-        while step(&victim, 1) == Stepped::Within {
-            instructions += 1;
-        }
-        victim.kill();
-        let stride =
-            if std::env::var_os("ALLMEND_LONG").is_some() { 37 } else { instructions / (61 / STRIDE) + 1 };
-        let (mut points, mut absent, mut present, mut k) = (0, 0, 0, 0);
-        loop {
-            stage(&format!("a name given and taken, killed after {k} instructions"));
-            let mut child = traced(act, act); // once freely: what is done once only
-            let stepped = step(&child, k);
+        let (mut absent, mut present) = (0, 0);
+        // Once freely: what is done once only.
+        let rounds = every_instruction("a name given and taken", act, act, |mut child, _| {
             // The victim stands still, alive, and may have the name half given: a look-up does not wait for it.
             match manager.open_object::<SharedAtomic<u64>>("name") {
                 Ok(found) => assert_eq!(found.load(), 5),
@@ -179,21 +110,10 @@ mod stepped {
             drop(found);
             manager.remove("name").unwrap();
             let report = manager.verify().unwrap();
-            assert_eq!(
-                (report.objects, report.names, report.busy, other.load()),
-                (1, 1, 0, 1),
-                "after {k} instructions"
-            );
-            if stepped == Stepped::Through {
-                break;
-            }
-            (points, k) = (points + 1, k + stride);
-        }
-        println!(
-            "  a name given and taken: {points} kill points in {instructions} instructions, absent {absent}, present \
-             {present}, leaks 0"
-        );
-        assert!(absent > 1 && (present > 0 || STRIDE > 1), "the test saw too little");
+            assert_eq!((report.objects, report.names, report.busy, other.load()), (1, 1, 0, 1));
+        });
+        println!("  a name given and taken: {rounds}, absent {absent}, present {present}, leaks 0");
+        assert!(absent > 1 && present > 0, "the test saw too little");
     }
 
     fn update_some<T: Pod>(what: &str, stride: u64) {

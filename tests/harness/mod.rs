@@ -14,6 +14,8 @@
 
 #[cfg(allmend_crash)]
 pub(crate) mod kill;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod steps;
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
