@@ -9,64 +9,62 @@ use rustix::{
     fs::{MemfdFlags, SealFlags},
 };
 use std::sync::OnceLock;
-use work::{Hands, Input, furnished};
+use work::{
+    Hands, Input, furnished,
+    kept::{Image, PAGE},
+};
 
-const PAGE: usize = 4096;
-
-/// The pages of a whole segment that are not empty.
-struct Image {
-    bytes: u64,
-    pages: Vec<(u64, Vec<u8>)>,
-}
-
-fn image() -> &'static Image {
-    static IMAGE: OnceLock<Image> = OnceLock::new();
-    IMAGE.get_or_init(|| {
+/// A whole segment's pages, and the sealed file in which they are changed and joined, input after input.
+fn kept() -> &'static (Image, OwnedFd) {
+    static KEPT: OnceLock<(Image, OwnedFd)> = OnceLock::new();
+    KEPT.get_or_init(|| {
         let manager = furnished();
-        let fd = manager.as_fd().expect("its descriptor");
-        let bytes = rustix::fs::fstat(fd).expect("fstat").st_size as u64;
-        let mut pages = Vec::new();
-        for at in (0..bytes).step_by(PAGE) {
-            let mut page = vec![0; PAGE];
-            rustix::io::pread(fd, &mut page[..], at).expect("pread");
-            if page.iter().any(|&byte| byte != 0) {
-                pages.push((at, page));
-            }
-        }
-        Image { bytes, pages }
+        let mut image = Image::of(manager.as_fd().expect("its descriptor"));
+        image.pages[0].1[16..32].copy_from_slice(&1u128.to_ne_bytes()); // its id: not that of one that lives here
+        let fd = file(image.bytes, true);
+        (image, fd)
     })
 }
 
-fn write(fd: &OwnedFd, at: u64, bytes: &[u8]) {
-    rustix::io::pwrite(fd, bytes, at).expect("pwrite");
+fn file(bytes: u64, sealed: bool) -> OwnedFd {
+    let fd =
+        rustix::fs::memfd_create(c"fuzz", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("memfd");
+    rustix::fs::ftruncate(&fd, bytes).expect("ftruncate");
+    if sealed {
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&fd, seals).expect("seals");
+    }
+    fd
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let (image, mut input) = (image(), Input(bytes));
-    let fd =
-        rustix::fs::memfd_create(c"fuzz", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).expect("memfd");
-    rustix::fs::ftruncate(&fd, image.bytes).expect("ftruncate");
-    for (at, page) in &image.pages {
-        write(&fd, *at, page);
-    }
-    write(&fd, 16, &1u128.to_ne_bytes()); // its id: not that of a segment which lives in this process
+    let ((image, kept), mut input) = (kept(), Input(bytes));
     let (how, changes) = (input.byte(), input.byte() % 16);
+    // One that is not sealed, or has another size, is a file of its own: it is refused, and costs more than one that is not.
+    let fd = match how >> 1 {
+        0 => file(image.bytes, false),
+        1 => file(input.number(4) % image.bytes, true),
+        _ => kept.try_clone().expect("a descriptor"),
+    };
+    match how >> 1 {
+        1 => {
+            let size = rustix::fs::fstat(&fd).expect("fstat").st_size as u64;
+            for (at, page) in image.pages.iter().filter(|(at, _)| at + PAGE as u64 <= size) {
+                rustix::io::pwrite(&fd, page, *at).expect("pwrite");
+            }
+        }
+        _ => image.restore(fd.as_fd()),
+    }
     for _ in 0..changes {
         let (at, page) = &image.pages[input.byte() as usize % image.pages.len()];
         let within = input.number(2) as usize % (PAGE / 8) * 8;
         let old = u64::from_ne_bytes(page[within..within + 8].try_into().expect("eight bytes"));
         let at = if how & 1 == 0 { at + within as u64 } else { input.number(4) % (image.bytes / 8) * 8 };
-        write(&fd, at, &input.word(old).to_ne_bytes());
-    }
-    if how & 2 != 0 {
-        rustix::fs::ftruncate(&fd, input.number(4) % image.bytes).expect("ftruncate");
-    }
-    if how & 4 == 0 {
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&fd, seals).expect("seals");
+        // Behind the end of one that was cut short there is nothing to change.
+        let _ = rustix::io::pwrite(&fd, &input.word(old).to_ne_bytes(), at);
     }
     let Ok(manager) = Manager::from_fd(fd) else { return };
-    assert!(manager.as_fd().is_ok_and(|fd| rustix::fs::fstat(fd.as_fd()).is_ok()));
+    assert!(manager.as_fd().is_ok_and(|fd| rustix::fs::fstat(fd).is_ok()));
     let mut hands = Hands::open(&manager);
     while !input.is_empty() {
         hands.work(&manager, input.byte());
