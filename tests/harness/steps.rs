@@ -1,4 +1,5 @@
 //! A victim that is single-stepped (ptrace) some instructions into an operation, and then killed there.
+#![allow(unsafe_code, reason = "ptrace")]
 
 use super::{Child, fork, stage};
 
