@@ -80,13 +80,16 @@
 //! # Waiting
 //!
 //! Spin first, about 3 us: 1, 2, 4, 8, 16, 32 pauses with a look between, then 64 single ones, so that the spin outlasts
-//! a section of 1 us and its hand-over. Not on one CPU, and not for a `try`. Then ask, and sleep 1 ms, doubling to 64.
+//! a section of 1 us and its hand-over. Not on one CPU, and not for a `try`. Then ask, set CONTENDED and linger: spin 64
+//! pauses more, up to four times while the word changes. A holder that unlocks and locks again at once would win each
+//! time, as the word is in its cache; CONTENDED sends its unlock into the kernel to wake nobody, and meanwhile the lock is
+//! ours. Then sleep 1 ms, doubling to 64, and after each sleep spin anew.
 //! Asking before the *first* sleep matters: without it, a pool whose workers die faster than the time-out never gets
 //! anywhere.
 //!
 //! # Not covered
 //!
-//! Fairness (a running thread beats a woken one), priorities, and a holder that is alive but stopped: without a
+//! Fairness beyond that (a running thread beats a woken one), priorities, and a holder that is alive but stopped: without a
 //! time-out one waits for it as long as it lives. An owner id comes back after 2^20 - 1 attaches to one slot.
 
 use super::mutation::{Mutation, broken, unless};
@@ -114,6 +117,9 @@ const FREE: u32 = 0;
 const LONGEST_PAUSE: u32 = 32;
 /// and this many single ones follow.
 const SINGLE_PAUSES: u32 = 64;
+
+/// So often a waiter spins with CONTENDED set before it sleeps.
+const LINGERS: u32 = 4;
 
 const FIRST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(64);
@@ -321,10 +327,16 @@ fn compete<P: Peers>(
             seen = State(found);
             continue;
         }
+        if wait.may_linger() {
+            seen = spin_while(word, State(contended));
+            if seen.0 != contended {
+                continue;
+            }
+        }
         let begin = futex::now();
         peers.sleeping(word, owner, || futex::wait(word, contended, bound));
         wait.slept(bound, begin);
-        seen = State(word.load(Relaxed));
+        seen = spin_until_free(word, State(word.load(Relaxed)));
     }
 }
 
@@ -338,9 +350,21 @@ fn take_over(word: &Word32, seen: State, me: Owner) -> Result<(), u32> {
     word.compare_exchange(seen.0, mine, Acquire, Relaxed).map(drop)
 }
 
+/// Looks at the word until it is not `expected` any more, or long enough; what was seen last.
+fn spin_while(word: &Word32, expected: State) -> State {
+    for _ in 0..SINGLE_PAUSES {
+        spin();
+        let seen = State(word.load(Relaxed));
+        if seen != expected {
+            return seen;
+        }
+    }
+    expected
+}
+
 /// Looks at the word until it is free or it makes no sense to go on; what was seen last.
 fn spin_until_free(word: &Word32, found: State) -> State {
-    if !futex::may_spin() {
+    if !futex::may_spin() || found.is_free() {
         return found;
     }
     let doubling = std::iter::successors(Some(1), |&n| Some(n * 2)).take_while(|&n| n <= LONGEST_PAUSE);
@@ -367,6 +391,8 @@ struct Wait {
     /// How long we have slept on a word that names us without anybody's confirmation.
     doubted: Duration,
     lost_races: u32,
+    /// Since the last sleep.
+    lingered: u32,
 }
 
 impl Wait {
@@ -378,7 +404,15 @@ impl Wait {
             has_slept: false,
             doubted: Duration::ZERO,
             lost_races: 0,
+            lingered: 0,
         }
+    }
+
+    /// May it spin with CONTENDED set, once more before the next sleep?
+    fn may_linger(&mut self) -> bool {
+        let may = self.lingered < LINGERS && futex::may_spin();
+        self.lingered += 1;
+        may
     }
 
     fn is_try(&self) -> bool {
@@ -397,7 +431,7 @@ impl Wait {
 
     /// After a sleep of at most `bound`. A stop of the whole process counts as one sleep, however long it was.
     fn slept(&mut self, bound: Duration, begin: Instant) {
-        self.has_slept = true;
+        (self.has_slept, self.lingered) = (true, 0);
         self.doubted += futex::now().saturating_duration_since(begin).min(bound);
         self.next_sleep = (self.next_sleep * 2).min(LONGEST_SLEEP);
     }
