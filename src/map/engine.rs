@@ -13,7 +13,7 @@ use super::{
     },
     hold::{Locked, Stripe},
     probe::{Fault, Memory, contents, get_block, get_inline},
-    shape::{LONGEST_KEY, LONGEST_VALUE, Layout, STRIPES, Shape, row},
+    shape::{BUCKET, LONGEST_KEY, LONGEST_VALUE, Layout, STRIPES, Shape, row},
     shard::{Shard, hash_bytes, hash_word},
 };
 use crate::{
@@ -641,6 +641,11 @@ impl Engine {
         let each = entries.div_ceil(self.layout.shards() as u64);
         let each = each + each / 16; // shards are not equally full
         let wanted = each.saturating_mul(per).div_ceil(most).max(FIRST_BUCKETS);
+        // Not to be found out by taking all memory that there is.
+        let bytes = wanted.saturating_mul(self.layout.shards() as u64 * BUCKET as u64 * 8);
+        if bytes > self.object.segment().reserved() {
+            return Err(MapError::Full);
+        }
         for index in 0..self.layout.shards() {
             self.write(&self.shard(index), |shard| {
                 let mut b = 0;

@@ -23,7 +23,7 @@ use super::{
     Cursor,
     engine::Engine,
     iter::{Iter, Keys, Values},
-    shape::{MOST_BUCKETS, Shape},
+    shape::Shape,
 };
 use crate::{
     codec::{Codec, Key, Scratch},
@@ -104,10 +104,6 @@ impl<K: Key, V: Codec> MapBuilder<K, V> {
     pub(crate) fn build_in(self, segment: &Arc<Segment>) -> Result<SharedMap<K, V>, CreateError> {
         if self.max_bytes == 0 {
             return Err(CreateError::Invalid("a map of at most 0 bytes".into()));
-        }
-        // 64 shards at the most. Not to be found out by taking all memory that there is.
-        if self.expected > 64 * MOST_BUCKETS {
-            return Err(CreateError::Full { bytes: self.expected.saturating_mul(16) });
         }
         // For the engine, 0 is no limit.
         let max_bytes = if self.max_bytes == u64::MAX { 0 } else { self.max_bytes };

@@ -218,6 +218,11 @@ impl Segment {
         &self.bytes
     }
 
+    /// Bytes of address space: no more memory than that.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.geometry.reserve
+    }
+
     pub(super) fn geometry(&self) -> &Geometry {
         &self.geometry
     }
