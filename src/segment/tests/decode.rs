@@ -2,6 +2,7 @@
 //! range, never panics, and what it accepts is what would be written for that record.
 
 use crate::{
+    SharedValue,
     atomic::{Relaxed, Word32, Word64},
     error::OpenError,
     os::shm::Facts,
@@ -15,7 +16,6 @@ use crate::{
         record,
         words::words_for,
     },
-    value::SharedValue,
 };
 use proptest::{collection::vec, prelude::*};
 use rustix::fd::AsFd;
