@@ -706,10 +706,8 @@ fn all_places_taken() {
         .collect();
     assert_eq!(Bare::open(&name, two).map(drop), Err(OpenError::TooManyProcesses { max: 2 }));
     drop(Bare::open(&name, LOOK).unwrap());
-    for child in holders {
-        leave.send(0);
-        child.succeeds("who has a place");
-    }
+    holders.iter().for_each(|_| leave.send(0)); // which of them hears which is open
+    holders.into_iter().for_each(|child| child.succeeds("who has a place"));
     allmend::clear_stale().unwrap();
 }
 
