@@ -397,28 +397,42 @@ mod killed {
         assert!(of_first > 0 && of_heir > 0);
     }
 
+    /// Reads element by element, with all entries of a row, and is killed: no marks, so all of them can be had again.
+    fn dies_with_a_row(range: &SharedArray<u64>) {
+        let mut first = fork(|| {
+            let _guards: Vec<_> = (0..7).map(|i| range.slice(i..i + 1).unwrap().read().unwrap()).collect();
+            die()
+        });
+        assert!(first.end().was_killed());
+    }
+
     /// Whoever sweeps a dead process's row is killed, and the next, many times: no row and no entry is lost.
     fn take_over_a_row() {
-        every_write("sweep of a dead process's row", |n| {
-            let a = array();
-            let range = a.slice(..RANGE).unwrap();
-            // Its claims are no marks: all entries of its row can be had again.
-            let mut first = fork(|| {
-                let _guards: Vec<_> =
-                    (0..7).map(|i| range.slice(i..i + 1).unwrap().read().unwrap()).collect();
-                die()
-            });
-            assert!(first.end().was_killed());
-            let (child, fate) = victim(n, || _ = a.get(LEN - 1), |()| drop(range.get_lock().unwrap()));
-            end(child, fate);
-            // Rows are for as many processes as there are places: each of these takes one, if they are not used again.
-            fork(|| _ = accept(&range)).succeeds("the next");
-            // A mark that was accepted, at most: its entry is free when its row is taken.
-            assert!(crash::entries_in_use(&a) <= 1, "entries of the dead are left");
-            drop(range);
-            is_sound(a, 1);
-            fate
-        });
+        for has_a_row in [true, false] {
+            let points =
+                every_write(&format!("sweep of a dead process's row, by one with a row {has_a_row}"), |n| {
+                    let (a, other) = (array(), array());
+                    let range = a.slice(..RANGE).unwrap();
+                    let prepare = || {
+                        // With a row it meets the dead in its way; without one it takes theirs.
+                        let attached = if has_a_row { &a } else { &other };
+                        attached.get(LEN - 1).unwrap();
+                        dies_with_a_row(&range);
+                    };
+                    let (child, fate) = victim(n, prepare, |()| drop(range.get_lock().unwrap()));
+                    end(child, fate);
+                    // Rows are for as many processes as there are places: each of these takes one, if they are not used
+                    // again.
+                    fork(|| _ = accept(&range)).succeeds("the next");
+                    // A mark that was accepted, at most: its entry is free when its row is taken.
+                    assert!(crash::entries_in_use(&a) <= 1, "entries of the dead are left");
+                    drop(range);
+                    is_sound(a, 2);
+                    fate
+                });
+            // The row's name, two writes for each of its entries, the name again; and what a claim writes.
+            assert!(points > 16, "the sweep was not reached: {points} kill points");
+        }
     }
 
     // ---- controls ----

@@ -14,12 +14,18 @@
 //! first the claim is settled (no mark: the elements are whole), then the word is stored, then the claim is released;
 //! before the store the chunk is to be done again, after it it is done.
 
-use super::{ArrayKind, Sent, SharedArray, TRY, hold::Hold, hold::Kept};
+use super::{
+    ArrayKind, Sent, SharedArray, TRY,
+    hold::{self, Hold},
+};
 use crate::{
     atomic::{Acquire, Private32, Relaxed, Release, Word32},
     error::{CreateError, HandleError, LockError},
     segment::{Kind, Object, Stamp, handle, owner::Owner, record::short_name},
-    sync::{Robust, claims::Mode},
+    sync::{
+        Robust,
+        claims::{Claim, Mode},
+    },
 };
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -29,6 +35,9 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+
+/// A chunk that is ours: which, its claim, and the process that died in it.
+type Claimed = (u32, Option<Claim>, Option<u32>);
 
 const DONE: u32 = u32::MAX;
 /// 64-bit words of the body.
@@ -94,11 +103,13 @@ impl<T: Pod> Claims<T> {
         (&self.array, &self.object)
     }
 
+    #[inline(always)]
     fn word(&self, chunk: u32) -> &Word32 {
         &self.object.w32()[chunk as usize]
     }
 
     /// Where chunk `i` begins in the slice, and how many elements it has.
+    #[inline(always)]
     fn bounds(&self, chunk: u32) -> (u32, u32) {
         let start = chunk * self.len;
         (start, self.len.min(self.array.len - start))
@@ -109,6 +120,7 @@ impl<T: Pod> Claims<T> {
     ///
     /// # Errors
     /// As [`SharedArray::get_lock`], but an inherited chunk is none: [`Chunk::inherited`].
+    #[inline(always)]
     pub fn claim(&self) -> Result<Option<Chunk<'_, T>>, LockError> {
         self.claim_within(None)
     }
@@ -129,7 +141,47 @@ impl<T: Pod> Claims<T> {
         self.claim_within(Some(timeout))
     }
 
+    #[inline(always)]
     fn claim_within(&self, timeout: Option<Duration>) -> Result<Option<Chunk<'_, T>>, LockError> {
+        let claimed = match self.claim_next() {
+            Some((chunk, claim)) => (chunk, Some(claim), None),
+            None => match self.search(timeout)? {
+                Some(claimed) => claimed,
+                None => return Ok(None),
+            },
+        };
+        // Made in one place, from what fits into registers.
+        let (chunk, claim, inherited) = claimed;
+        let (start, len) = self.bounds(chunk);
+        let at = (self.array.start + start, len);
+        let hold = Hold::borrowing(&self.array.object, at, claim);
+        Ok(Some(Chunk { claims: self, hold, chunk, start, inherited, end: 0 }))
+    }
+
+    /// The chunk behind the last one, if it is to do and there is nothing to wait for and nothing to tell.
+    #[inline(always)]
+    fn claim_next(&self) -> Option<(u32, Claim)> {
+        let me = self.object.holder_now()?;
+        let next = self.next.load(Relaxed);
+        let chunk = if next < self.count { next } else { 0 };
+        let word = self.word(chunk);
+        if word.load(Relaxed) != 0 {
+            return None;
+        }
+        let (start, len) = self.bounds(chunk);
+        let claim = hold::claim_free(&self.array.object, (self.array.start + start, len), Mode::Exclusive)?;
+        if word.load(Relaxed) != 0 {
+            self.array.object.release(&claim); // claimed and given back meanwhile, or done
+            return None;
+        }
+        word.store(me.bits(), Relaxed);
+        self.next.store(chunk + 1, Relaxed);
+        Some((chunk, claim))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search(&self, timeout: Option<Duration>) -> Result<Option<Claimed>, LockError> {
         loop {
             if self.object.holder_now().is_none() {
                 self.object.segment().me()?;
@@ -187,10 +239,10 @@ impl<T: Pod> Claims<T> {
     }
 
     /// The chunk, if it is to do once its elements are ours.
-    fn take(&self, chunk: u32, timeout: Option<Duration>) -> Result<Option<Chunk<'_, T>>, LockError> {
+    fn take(&self, chunk: u32, timeout: Option<Duration>) -> Result<Option<Claimed>, LockError> {
         let (start, len) = self.bounds(chunk);
         let at = (self.array.start + start, len);
-        let mut hold = Hold::take(Kept::Borrowed(&self.array.object), at, Mode::Exclusive, timeout)?;
+        let mut hold = Hold::<T>::take(&self.array.object, at, Mode::Exclusive, timeout)?;
         let word = self.word(chunk);
         // Relaxed: it is written under this claim.
         let seen = word.load(Relaxed);
@@ -204,7 +256,7 @@ impl<T: Pod> Claims<T> {
         let Some(me) = self.object.me_now() else { return Err(LockError::Gone) };
         word.store(me.bits(), Relaxed);
         hold.repair(); // whoever dies in it now leaves the chunk's word, and a mark of its own
-        Ok(Some(Chunk { claims: self, hold: Some(hold), chunk, start, inherited }))
+        Ok(Some((chunk, hold.into_claim(), inherited)))
     }
 
     /// Are all done?
@@ -233,11 +285,12 @@ impl<T: Pod> Claims<T> {
 #[must_use = "dropping it gives the chunk back"]
 pub struct Chunk<'a, T: Pod> {
     claims: &'a Claims<T>,
-    /// Taken when it goes.
-    hold: Option<Hold<'a, T>>,
+    hold: Hold<'a, T>,
     chunk: u32,
     start: u32,
     inherited: Option<u32>,
+    /// What its word will say.
+    end: u32,
 }
 
 impl<T: Pod> Chunk<'_, T> {
@@ -258,41 +311,34 @@ impl<T: Pod> Chunk<'_, T> {
     }
 
     /// It is done: nobody claims it again.
+    #[inline(always)]
     pub fn done(mut self) {
-        self.finish(DONE);
-    }
-
-    fn finish(&mut self, word: u32) {
-        let Some(hold) = self.hold.take() else { return };
-        if !hold.is_ours() {
-            return; // a forked child: the chunk is its parent's
-        }
-        hold.settle();
-        // Release: who finds it done finds its elements.
-        self.claims.word(self.chunk).store(word, Release);
-        hold.release();
+        self.end = DONE;
     }
 }
 
 impl<T: Pod> Drop for Chunk<'_, T> {
+    #[inline(always)]
     fn drop(&mut self) {
-        self.finish(0);
+        let (word, end) = (self.claims.word(self.chunk), self.end);
+        // In a forked child nothing happens: the chunk is its parent's. Release: who finds it done finds its elements.
+        self.hold.end(|| word.store(end, Release));
     }
 }
 
 impl<T: Pod> Deref for Chunk<'_, T> {
     type Target = [T];
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &[T] {
-        self.hold.as_ref().expect("taken at the end only").elements()
+        self.hold.elements()
     }
 }
 
 impl<T: Pod> DerefMut for Chunk<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [T] {
-        self.hold.as_mut().expect("taken at the end only").elements_mut()
+        self.hold.elements_mut()
     }
 }
 

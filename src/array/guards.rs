@@ -3,7 +3,7 @@
 //! Each is a [`Hold`], which is where the argument is. This file has no state of its own, so nothing to kill.
 
 use super::{SharedArray, hold::Hold};
-use crate::error::{Inherited, LockError, LockResult, Marked};
+use crate::error::{ArrayError, Inherited, LockError, LockResult, Marked};
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{
@@ -13,14 +13,30 @@ use std::{
 };
 
 /// The guard, in the error if there are marks in it.
+#[inline(always)]
 pub(super) fn told<T: Pod, G>(
     hold: Hold<'static, T>,
     guard: impl Fn(Hold<'static, T>) -> G,
 ) -> LockResult<G> {
-    match hold.inherited() {
-        None => Ok(guard(hold)),
-        Some((pid, range)) => Err(LockError::Inherited(Inherited::new(guard(hold), pid, Some(range)))),
+    if hold.has_marks() {
+        return Err(tell(hold, guard));
     }
+    Ok(guard(hold))
+}
+
+#[cold]
+#[inline(never)]
+fn tell<T: Pod, G>(hold: Hold<'static, T>, guard: impl Fn(Hold<'static, T>) -> G) -> LockError<G> {
+    let (pid, range) = hold.inherited().expect("it has marks");
+    LockError::Inherited(Inherited::new(guard(hold), pid, Some(range)))
+}
+
+/// What to say of a hold that is for work of our own.
+#[cold]
+#[inline(never)]
+pub(super) fn marked<T: Pod>(hold: Hold<'_, T>) -> ArrayError {
+    let (pid, range) = hold.inherited().expect("it has marks");
+    LockError::Inherited(Inherited::new((), pid, Some(range))).into()
 }
 
 /// Exclusive access to elements in place. Owns its handle, so that the guard of `a.slice(..)?` can be kept.
@@ -35,6 +51,7 @@ pub struct ArrayGuard<T: Pod>(Hold<'static, T>);
 pub struct ReadGuard<T: Pod>(Hold<'static, T>);
 
 impl<T: Pod> ArrayGuard<T> {
+    #[inline(always)]
     pub(super) fn new(hold: Hold<'static, T>) -> Self {
         Self(hold)
     }
@@ -47,6 +64,7 @@ impl<T: Pod> ArrayGuard<T> {
 }
 
 impl<T: Pod> ReadGuard<T> {
+    #[inline(always)]
     pub(super) fn new(hold: Hold<'static, T>) -> Self {
         Self(hold)
     }
@@ -159,7 +177,7 @@ impl<'de, T: Pod> Deserialize<'de> for FrozenArray<T> {
 pub fn lock_all<T: Pod, const N: usize>(slices: [&SharedArray<T>; N]) -> LockResult<[ArrayGuard<T>; N]> {
     let mut order: [usize; N] = std::array::from_fn(|i| i);
     order.sort_by_key(|&i| {
-        let object = &slices[i].object;
+        let object = slices[i].object();
         // The same order in all processes: names, not addresses.
         (
             object.segment().id(),

@@ -22,7 +22,7 @@
 
 #![allow(unsafe_code, reason = "from the claim that is held to the slice of its elements")]
 
-use crate::atomic::{self, Relaxed, Rule, Word64};
+use crate::atomic::{self, Relaxed, Rule, Word32, Word64};
 use crate::{
     error::{CreateError, LockError},
     os::liveness::DescriptorsLost,
@@ -37,7 +37,17 @@ use crate::{
     },
 };
 use bytemuck::Pod;
-use std::{marker::PhantomData, ops::Deref, ptr::NonNull, slice, sync::Arc, thread, time::Duration};
+use std::{
+    marker::PhantomData,
+    mem::ManuallyDrop,
+    ops::Deref,
+    panic::{RefUnwindSafe, UnwindSafe},
+    ptr::NonNull,
+    slice,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 const HEAD64: usize = 8;
 const LINE: usize = 64;
@@ -80,8 +90,9 @@ impl Layout {
 #[derive(Debug)]
 pub(super) struct Body {
     record: Record,
+    /// Words of the object's own; `None` without claims.
+    table: Option<Table<'static>>,
     elements: NonNull<u8>,
-    rows: usize,
     len: u32,
 }
 
@@ -102,10 +113,18 @@ impl Body {
     }
 
     fn new<T: Pod>(object: &Object, rows: usize) -> Self {
+        let spans: NonNull<[Word64]> = NonNull::from(&object.w64()[HEAD64..HEAD64 + rows * LINE64]);
+        let words: NonNull<[Word32]> =
+            NonNull::from(if rows == 0 { &[] } else { &object.w32()[..(rows + 1) * LINE32] });
+        // SAFETY: they lie in the mapping, which `object` keeps, and the body goes before the object does: nothing of
+        // the body is given out for longer than the body is borrowed.
+        let spans = unsafe { spans.as_ref() };
+        // SAFETY: as above.
+        let words = unsafe { words.as_ref() };
         Self {
             record: Record::new(),
+            table: Table::new(words, spans),
             elements: Self::at::<T>(object, rows),
-            rows,
             len: object.w64()[0].load(Relaxed) as u32,
         }
     }
@@ -136,12 +155,58 @@ impl Body {
         unsafe { slice::from_raw_parts(self.elements.cast().as_ptr(), self.len as usize) }
     }
 
-    #[inline]
-    pub(super) fn claims<'a>(&'a self, object: &'a Object) -> Claims<'a> {
-        let spans = &object.w64()[HEAD64..HEAD64 + self.rows * LINE64];
-        let words = &object.w32()[..(self.rows + 1) * LINE32];
-        let table = Table::new(words, spans).expect("a line per row, by the lines above");
+    #[inline(always)]
+    pub(super) fn claims(&self) -> Claims<'_> {
+        let table = self.table.expect("an array with claims has a line per row");
         Claims { table, record: &self.record }
+    }
+}
+
+/// An array's object and what this process knows of it, kept together: the way from one to the other is a pointer.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    object: Arc<Object>,
+    body: NonNull<Body>,
+}
+
+// SAFETY: an `Arc<Object>` and a reference into what it keeps; both types are `Send` and `Sync`.
+unsafe impl Send for Known {}
+// SAFETY: as above.
+unsafe impl Sync for Known {}
+
+impl UnwindSafe for Known {}
+impl RefUnwindSafe for Known {}
+
+impl Known {
+    /// Of an object that [`Body::check`] has found to be one.
+    pub(super) fn new<T: Pod>(object: Arc<Object>, rows: usize) -> Self {
+        let body = NonNull::from(Body::of::<T>(&object, rows));
+        Self { object, body }
+    }
+
+    #[inline(always)]
+    pub(super) fn body(&self) -> &Body {
+        // SAFETY: `Object::local` keeps it in place as long as the object, which `self` keeps.
+        unsafe { self.body.as_ref() }
+    }
+
+    /// Gives back a claim that no hold was made of.
+    #[cold]
+    pub(super) fn release(&self, claim: &Claim) {
+        self.body().claims().release(claim);
+    }
+
+    pub(super) fn object(&self) -> &Arc<Object> {
+        &self.object
+    }
+}
+
+impl Deref for Known {
+    type Target = Object;
+
+    #[inline(always)]
+    fn deref(&self) -> &Object {
+        &self.object
     }
 }
 
@@ -173,224 +238,210 @@ impl World for Around<'_> {
 
 /// An object that a hold owns, or borrows.
 #[derive(Debug)]
-pub(super) enum Kept<'a> {
-    Owned(Arc<Object>),
-    Borrowed(&'a Arc<Object>),
-}
-
-impl Deref for Kept<'_> {
-    type Target = Object;
-
-    #[inline]
-    fn deref(&self) -> &Object {
-        match self {
-            Kept::Owned(object) => object,
-            Kept::Borrowed(object) => object,
-        }
-    }
+enum Kept<'a> {
+    Owned(Known),
+    Borrowed(&'a Known),
 }
 
 /// Elements that are claimed: see the head of the file.
+///
+/// Made in one place from parts that fit into registers, and without drop glue: so it lives in registers.
 #[derive(Debug)]
 pub(super) struct Hold<'a, T: Pod> {
-    object: Kept<'a>,
-    start: u32,
-    len: u32,
-    /// `None` if there are no elements, or if they are frozen.
-    claim: Option<Claim>,
-    /// Marks of the dead in it.
-    left: Vec<Left>,
-    exclusive: bool,
+    object: NonNull<Object>,
+    body: NonNull<Body>,
+    /// Is the object ours to give back, or borrowed?
+    owned: bool,
     was_panicking: bool,
+    /// `None` if there are no elements.
+    claim: Option<Claim>,
+    span: Span,
+    /// Marks of the dead in it.
+    left: ManuallyDrop<Option<Box<[Left]>>>,
     /// Claims are recorded by thread.
-    of: PhantomData<*mut T>,
+    of: PhantomData<(&'a Known, *mut T)>,
 }
 
 const OF_ANOTHER: &str = "a guard that was inherited by a fork: the elements are its parent's";
 
 impl<'a, T: Pod> Hold<'a, T> {
     /// Claims elements `start..start + len`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(
-        object: Kept<'a>,
-        (start, len): (u32, u32),
+        object: &'a Known,
+        at: (u32, u32),
         mode: Mode,
         timeout: Option<Duration>,
     ) -> Result<Self, LockError> {
-        let was_panicking = thread::panicking();
-        let exclusive = mode != Mode::Shared;
-        let mut hold = Self {
-            object,
-            start,
-            len,
-            claim: None,
-            left: Vec::new(),
-            exclusive,
-            was_panicking,
-            of: PhantomData,
-        };
-        if len == 0 {
-            return Ok(hold);
-        }
-        // `start + len` is at most the array's length, by `SharedArray`'s checks.
-        let span = Span::new(start, start + len);
-        let rows = hold.object.segment().places() as usize;
-        let body = Body::of::<T>(&hold.object, rows);
-        debug_assert!(u64::from(start) + u64::from(len) <= u64::from(body.len));
-        let claims = body.claims(&hold.object);
-        if let Some(me) = hold.object.holder_now()
-            && let Some(claim) = claims.take_free(Who { me, thread: thread_id() }, span, mode)
-        {
-            hold.claim = Some(claim);
-            return Ok(hold);
-        }
-        hold.take_slowly(span, mode, timeout)?;
-        Ok(hold)
+        let claimed = claim::<T>(object, at, mode, timeout)?;
+        Ok(Self::new(Kept::Borrowed(object), at, claimed))
     }
 
-    #[cold]
-    fn take_slowly(&mut self, span: Span, mode: Mode, timeout: Option<Duration>) -> Result<(), LockError> {
-        let object = &*self.object;
-        let rows = object.segment().places() as usize;
-        let claims = Body::of::<T>(object, rows).claims(object);
-        let me = object.segment().me()?;
-        if object.is_lost() {
-            return Err(LockError::Gone);
+    /// As [`Self::take`]; with a handle of its own to the object.
+    #[inline(always)]
+    pub(super) fn take_owned(
+        object: &Known,
+        at: (u32, u32),
+        mode: Mode,
+        timeout: Option<Duration>,
+    ) -> Result<Self, LockError> {
+        let claimed = claim::<T>(object, at, mode, timeout)?;
+        Ok(Self::new(Kept::Owned(object.clone()), at, claimed))
+    }
+
+    /// Of a claim that [`claim_free`] or [`Self::into_claim`] gave.
+    #[inline(always)]
+    pub(super) fn borrowing(object: &'a Known, at: (u32, u32), claim: Option<Claim>) -> Self {
+        debug_assert!(claim.is_none_or(|claim| claim.span == Span::new(at.0, at.0 + at.1)));
+        Self::new(Kept::Borrowed(object), at, (claim, None))
+    }
+
+    /// The claim, which stays claimed. Its marks are mended, or told.
+    pub(super) fn into_claim(mut self) -> Option<Claim> {
+        self.claim.take()
+    }
+
+    /// Of a claim on exactly these elements.
+    #[inline(always)]
+    fn new(object: Kept<'a>, (start, len): (u32, u32), (claim, left): Claimed) -> Self {
+        let (object, body, owned) = match object {
+            Kept::Owned(Known { object, body }) => (Arc::into_raw(object), body, true),
+            Kept::Borrowed(Known { object, body }) => (Arc::as_ptr(object), *body, false),
+        };
+        Self {
+            object: NonNull::new(object.cast_mut()).expect("of an `Arc`"),
+            body,
+            owned,
+            was_panicking: thread::panicking(),
+            claim,
+            span: Span::new(start, start + len),
+            left: ManuallyDrop::new(left),
+            of: PhantomData,
         }
-        let who = Who { me, thread: thread_id() };
-        let all = Span::new(0, Body::of::<T>(object, rows).len);
-        let (mut wide, mut alone) = (span, self.exclusive);
-        loop {
-            // Nothing is marked by our death before the elements are ours to give away.
-            let asked = if alone { Mode::Undecided } else { Mode::Shared };
-            let (claim, left) = claims
-                .take(who, wide, asked, &Around(object), timeout)
-                .map_err(|refused| refusal(object, refused))?;
-            let (undo, left): (Vec<_>, Vec<_>) =
-                left.into_iter().partition(|mark| Undo::is_of::<T>(object, mark, all));
-            if undo.is_empty() && (wide, alone) == (span, self.exclusive) {
-                if mode == Mode::Exclusive {
-                    claims.decide(&claim);
-                }
-                (self.claim, self.left) = (Some(claim), left);
-                return Ok(());
-            }
-            // An update is undone as a whole, by who has all of it alone: a mark of a part of it would be older than
-            // what others write there meanwhile.
-            let hull = undo.iter().fold(wide, |hull, mark| hull.hull(mark.span.common(all)));
-            if hull == wide && alone {
-                let kept = match &self.object {
-                    Kept::Owned(object) => Kept::Borrowed(object),
-                    Kept::Borrowed(object) => Kept::Borrowed(object),
-                };
-                let mut whole = Hold::<T> {
-                    object: kept,
-                    start: wide.start(),
-                    len: wide.end() - wide.start(),
-                    claim: Some(claim),
-                    left: Vec::new(),
-                    exclusive: true,
-                    was_panicking: true,
-                    of: PhantomData,
-                };
-                whole.roll_back(&undo);
-                (wide, alone) = (span, self.exclusive);
-            } else {
-                claims.release(&claim);
-                (wide, alone) = (hull, true);
-            }
-        }
+    }
+
+    #[inline(always)]
+    fn object(&self) -> &Object {
+        // SAFETY: from an `Arc` that this hold owns, or that is borrowed for longer than the hold lives.
+        unsafe { self.object.as_ref() }
+    }
+
+    #[inline(always)]
+    fn body(&self) -> &Body {
+        // SAFETY: `Object::local` keeps it in place as long as the object.
+        unsafe { self.body.as_ref() }
+    }
+
+    /// Not to read only. (None of no elements is.)
+    #[inline(always)]
+    fn is_exclusive(&self) -> bool {
+        self.claim.is_none_or(|claim| claim.is_exclusive())
+    }
+
+    /// Are there marks of the dead in it?
+    #[inline(always)]
+    pub(super) fn has_marks(&self) -> bool {
+        self.left.is_some()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        (self.span.end() - self.span.start()) as usize
     }
 
     /// Puts back what dead processes' updates had begun to change. All of it is in this claim.
     fn roll_back(&mut self, undo: &[Left]) {
         let Some(claim) = self.claim else { return };
         for mark in undo {
-            let span = mark.span.common(Span::new(self.start, self.start + self.len));
+            let span = mark.span.common(self.span);
             let mut old = vec![T::zeroed(); (span.end() - span.start()) as usize];
-            if let Some(words) = self.object.part(mark.at.index())
+            if let Some(words) = self.object().part(mark.at.index())
                 && Undo::read(words, span, bytemuck::cast_slice_mut(&mut old))
             {
-                let from = (span.start() - self.start) as usize;
+                let from = (span.start() - self.span.start()) as usize;
                 overwrite(&mut self.elements_mut()[from..from + old.len()], &old);
             }
-            let body = Body::of::<T>(&self.object, self.object.segment().places() as usize);
-            body.claims(&self.object).repair(&claim, thread_id(), slice::from_ref(mark));
+            self.body().claims().repair(&claim, thread_id(), slice::from_ref(mark));
         }
     }
 
     /// The elements, to read.
-    #[inline]
+    #[inline(always)]
     pub(super) fn elements(&self) -> &[T] {
         let at = self.check();
         // SAFETY: in bounds and aligned, by `Layout`; nobody writes, by the claim: see the head of the file.
-        unsafe { slice::from_raw_parts(at.as_ptr(), self.len as usize) }
+        unsafe { slice::from_raw_parts(at.as_ptr(), self.len()) }
     }
 
     /// The elements, to write.
-    #[inline]
+    #[inline(always)]
     pub(super) fn elements_mut(&mut self) -> &mut [T] {
-        assert!(self.exclusive, "a hold to read");
+        assert!(self.is_exclusive(), "a hold to read");
         let mut at = self.check();
         let at: *mut T = at.as_mut_ptr();
         // SAFETY: in bounds and aligned, by `Layout`; ours alone, by the claim: see the head of the file.
-        unsafe { slice::from_raw_parts_mut(at, self.len as usize) }
+        unsafe { slice::from_raw_parts_mut(at, self.len()) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check(&self) -> First<T> {
-        if self.len == 0 {
-            return First(NonNull::dangling());
-        }
-        match &self.claim {
-            Some(claim) => assert!(self.object.me_now() == Some(claim.me), "{OF_ANOTHER}"),
-            None => {
-                if self.object.holder_now().is_none() {
-                    self.object.inherit();
-                }
-            }
-        }
-        let body = Body::of::<T>(&self.object, self.object.segment().places() as usize);
-        // SAFETY: within the elements, by `take`'s span and `Body::check`.
-        First(unsafe { body.elements.cast::<T>().add(self.start as usize) })
+        let Some(claim) = &self.claim else { return First(NonNull::dangling()) };
+        assert!(self.object().me_now() == Some(claim.me()), "{OF_ANOTHER}");
+        // SAFETY: within the elements, by `claim`'s span and `Body::check`.
+        First(unsafe { self.body().elements.cast::<T>().add(self.span.start() as usize) })
     }
 
     /// What claims over marks report: which process died, and where, counted from the start of the hold.
+    #[inline(always)]
     pub(super) fn inherited(&self) -> Option<(u32, std::ops::Range<usize>)> {
-        let own = Span::new(self.start, self.start + self.len);
-        let common = |mark: &Left| mark.span.common(own);
-        let first = self.left.first()?;
-        let start = self.left.iter().map(|mark| common(mark).start()).min()?;
-        let end = self.left.iter().map(|mark| common(mark).end()).max()?;
-        Some((first.pid, (start - self.start) as usize..(end - self.start) as usize))
+        self.left.as_ref().and_then(|left| self.first_and_hull(left))
     }
 
-    /// Is this process the one that took it?
-    pub(super) fn is_ours(&self) -> bool {
-        self.claim.is_none_or(|claim| self.object.me_now() == Some(claim.me))
+    #[cold]
+    fn first_and_hull(&self, left: &[Left]) -> Option<(u32, std::ops::Range<usize>)> {
+        let common = |mark: &Left| mark.span.common(self.span);
+        let start = left.iter().map(|mark| common(mark).start()).min()?;
+        let end = left.iter().map(|mark| common(mark).end()).max()?;
+        Some((left.first()?.pid, (start - self.span.start()) as usize..(end - self.span.start()) as usize))
     }
 
-    /// Gives it back, also while a panic runs: what was done is whole, or is to be done again.
-    pub(super) fn release(mut self) {
-        self.was_panicking = true;
+    /// Gives it back, also while a panic runs: what was done is whole, or is to be done again, which `say` says.
+    #[inline(always)]
+    pub(super) fn end(&mut self, say: impl FnOnce()) {
+        if let Some(claim) = self.claim.take()
+            && self.object().me_now() == Some(claim.me())
+        {
+            let claims = self.body().claims();
+            claims.settle(&claim);
+            say();
+            claims.release(&claim);
+        }
     }
 
+    #[inline(always)]
     fn with_claims(&self, f: impl FnOnce(Claims<'_>, &Claim)) {
         if let Some(claim) = &self.claim
-            && self.object.me_now() == Some(claim.me)
+            && self.object().me_now() == Some(claim.me())
         {
-            let rows = self.object.segment().places() as usize;
-            f(Body::of::<T>(&self.object, rows).claims(&self.object), claim);
+            f(self.body().claims(), claim);
         }
     }
 
     /// The marks in it go: the elements are whole.
+    #[inline(always)]
     pub(super) fn repair(&mut self) {
-        let left = std::mem::take(&mut self.left);
-        self.with_claims(|claims, claim| claims.repair(claim, thread_id(), &left));
+        if let Some(left) = self.left.take() {
+            self.repair_marks(&left);
+        }
+    }
+
+    #[cold]
+    fn repair_marks(&self, left: &[Left]) {
+        self.with_claims(|claims, claim| claims.repair(claim, thread_id(), left));
     }
 
     /// What was done is whole: our death leaves no mark from here on.
+    #[inline(always)]
     pub(super) fn settle(&self) {
         self.with_claims(|claims, claim| claims.settle(claim));
     }
@@ -404,17 +455,107 @@ impl<'a, T: Pod> Hold<'a, T> {
     pub(super) fn replace(mut self, new: &[T]) -> Result<(), CreateError> {
         let Some(claim) = self.claim else { return Ok(()) };
         let index = claim.at().index();
-        let span = Span::new(self.start, self.start + self.len);
+        let span = self.span;
         if !atomic::broken(Rule::UndoFirst) {
             let bytes: &[u8] = bytemuck::cast_slice(self.elements());
-            self.object.detach_part(index)?;
-            self.object
+            self.object().detach_part(index)?;
+            self.object()
                 .attach_part(index, Undo::bytes(bytes.len()), |words| Undo::write(words, span, bytes))?;
         }
         self.with_claims(|claims, claim| claims.decide(claim)); // from here on our death is undone
         overwrite(self.elements_mut(), new);
         self.settle(); // the commit
-        self.object.detach_part(index)
+        self.object().detach_part(index)
+    }
+}
+
+/// What a hold needs: the claim, and the marks in it.
+type Claimed = (Option<Claim>, Option<Box<[Left]>>);
+
+/// Claims elements `start..start + len`.
+#[inline(always)]
+fn claim<T: Pod>(
+    object: &Known,
+    at: (u32, u32),
+    mode: Mode,
+    timeout: Option<Duration>,
+) -> Result<Claimed, LockError> {
+    match claim_free(object, at, mode) {
+        Some(claim) => Ok((Some(claim), None)),
+        None => claim_slowly::<T>(object, at, mode, timeout),
+    }
+}
+
+/// The same if nobody is in the way and there is nothing to say about it. `None` says nothing.
+#[inline(always)]
+pub(super) fn claim_free(object: &Known, (start, len): (u32, u32), mode: Mode) -> Option<Claim> {
+    if len == 0 {
+        return None;
+    }
+    // `start + len` is at most the array's length, by `SharedArray`'s checks.
+    let span = Span::new(start, start + len);
+    debug_assert!(span.end() <= object.body().len);
+    let who = Who { me: object.holder_now()?, thread: thread_id() };
+    object
+        .body()
+        .claims()
+        .take_free(who, span, mode, |announced| claim_on(object, who, span, mode, announced))
+}
+
+/// [`Claims::take_on`], out of line.
+#[inline(never)]
+fn claim_on(object: &Known, who: Who, span: Span, mode: Mode, announced: Option<Claim>) -> Option<Claim> {
+    object.body().claims().take_on(who, span, mode, announced)
+}
+
+/// The same, whoever is in the way.
+#[cold]
+#[inline(never)]
+fn claim_slowly<T: Pod>(
+    object: &Known,
+    (start, len): (u32, u32),
+    mode: Mode,
+    timeout: Option<Duration>,
+) -> Result<Claimed, LockError> {
+    if len == 0 {
+        return Ok((None, None));
+    }
+    let (span, exclusive) = (Span::new(start, start + len), mode != Mode::Shared);
+    let claims = object.body().claims();
+    let me = object.segment().me()?;
+    if object.is_lost() {
+        return Err(LockError::Gone);
+    }
+    let who = Who { me, thread: thread_id() };
+    let all = Span::new(0, object.body().len);
+    let (mut wide, mut alone) = (span, exclusive);
+    loop {
+        // Nothing is marked by our death before the elements are ours to give away.
+        let asked = if alone { Mode::Undecided } else { Mode::Shared };
+        let (claim, left) = claims
+            .take(who, wide, asked, &Around(object), timeout)
+            .map_err(|refused| refusal(object, refused))?;
+        let (undo, left): (Vec<_>, Vec<_>) =
+            left.into_iter().partition(|mark| Undo::is_of::<T>(object, mark, all));
+        if undo.is_empty() && (wide, alone) == (span, exclusive) {
+            if mode == Mode::Exclusive {
+                claims.decide(&claim);
+            }
+            return Ok((Some(claim), (!left.is_empty()).then(|| left.into())));
+        }
+        // An update is undone as a whole, by who has all of it alone: a mark of a part of it would be older than
+        // what others write there meanwhile.
+        let hull = undo.iter().fold(wide, |hull, mark| hull.hull(mark.span.common(all)));
+        if hull == wide && alone {
+            let at = (wide.start(), wide.end() - wide.start());
+            let mut whole = Hold::<T>::new(Kept::Borrowed(object), at, (Some(claim), None));
+            whole.was_panicking = true;
+            whole.roll_back(&undo);
+            (wide, alone) = (span, exclusive);
+        } else {
+            claims.release(&claim);
+            (wide, alone) = (hull, true);
+        }
     }
 }
 
@@ -431,13 +572,12 @@ fn overwrite<T: Pod>(elements: &mut [T], by: &[T]) {
 
 /// Elements of an array that is frozen.
 #[inline]
-pub(super) fn frozen<T: Pod>(object: &Arc<Object>, (start, len): (u32, u32)) -> &[T] {
+pub(super) fn frozen<T: Pod>(object: &Known, (start, len): (u32, u32)) -> &[T] {
     if object.holder_now().is_none() {
         object.inherit();
     }
-    let body = Body::of::<T>(object, object.segment().places() as usize);
     // SAFETY: within the elements: handles are checked where they are made, and where they arrive.
-    let first = unsafe { body.elements.cast::<T>().add(start as usize) };
+    let first = unsafe { object.body().elements.cast::<T>().add(start as usize) };
     // SAFETY: nobody writes after a freeze, and `object` keeps the elements.
     unsafe { slice::from_raw_parts(first.as_ptr(), len as usize) }
 }
@@ -456,12 +596,34 @@ impl<T> First<T> {
 }
 
 impl<T: Pod> Drop for Hold<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        let abandoned = self.exclusive && !self.was_panicking && thread::panicking();
-        self.with_claims(
-            |claims, claim| if abandoned { claims.abandon(claim) } else { claims.release(claim) },
-        );
+        if let Some(claim) = self.claim
+            && self.object().me_now() == Some(claim.me())
+        {
+            let claims = self.body().claims();
+            if claim.is_exclusive() && !self.was_panicking && thread::panicking() {
+                claims.abandon(claim);
+            } else {
+                claims.release(&claim);
+            }
+        }
+        if self.has_marks() {
+            self.forget_marks();
+        }
+        if self.owned {
+            // SAFETY: from `Arc::into_raw` in `new`, and nothing goes through the pointer after this.
+            drop(unsafe { Arc::from_raw(self.object.as_ptr()) });
+        }
+    }
+}
+
+impl<T: Pod> Hold<'_, T> {
+    #[cold]
+    #[inline(never)]
+    fn forget_marks(&mut self) {
+        // SAFETY: called at the end of the drop, and nothing reads them after this.
+        unsafe { ManuallyDrop::drop(&mut self.left) };
     }
 }
 

@@ -31,9 +31,9 @@ pub use self::{
     guards::{ArrayGuard, FrozenArray, ReadGuard, lock_all},
 };
 
-use self::hold::{Body, Hold, Kept, Layout};
+use self::hold::{Body, Hold, Known, Layout};
 use crate::{
-    error::{ArrayError, CreateError, HandleError, Inherited, LockError, LockResult},
+    error::{ArrayError, CreateError, HandleError, LockError, LockResult},
     segment::{Kind, Object, Place, Segment, Stamp, handle, record::short_name},
     sync::{LockKind, Robust, Unlocked, claims::Mode},
 };
@@ -106,7 +106,7 @@ impl Lies for Unlocked {
 /// }
 /// ```
 pub struct SharedArray<T: Pod, L: ArrayKind = Robust> {
-    object: Arc<Object>,
+    object: Known,
     start: u32,
     len: u32,
     of: PhantomData<fn() -> (T, L)>,
@@ -138,31 +138,30 @@ impl<T: Pod> SharedArray<T> {
         let array = Self::place(segment, len)?;
         let refused = |_| CreateError::Damaged("a new array that is claimed".into());
         init(
-            Hold::take(Kept::Borrowed(&array.object), (0, array.len), Mode::Exclusive, TRY)
-                .map_err(refused)?
-                .elements_mut(),
+            Hold::take(&array.object, (0, array.len), Mode::Exclusive, TRY).map_err(refused)?.elements_mut(),
         );
         Ok(array)
     }
 
+    #[inline(always)]
     fn hold(&self, mode: Mode, timeout: Option<Duration>) -> Result<Hold<'static, T>, LockError> {
-        Hold::take(Kept::Owned(Arc::clone(&self.object)), (self.start, self.len), mode, timeout)
+        Hold::take_owned(&self.object, (self.start, self.len), mode, timeout)
     }
 
     /// As [`Self::hold`], for work of our own: marks of the dead in it are an error.
+    #[inline(always)]
     fn work(&self, (start, len): (u32, u32), mode: Mode) -> Result<Hold<'_, T>, ArrayError> {
-        let hold = Hold::take(Kept::Borrowed(&self.object), (self.start + start, len), mode, None)?;
-        match hold.inherited() {
-            Some((pid, range)) => Err(LockError::Inherited(Inherited::new((), pid, Some(range))).into()),
-            None => Ok(hold),
-        }
+        let hold = Hold::take(&self.object, (self.start + start, len), mode, None)?;
+        if hold.has_marks() { Err(guards::marked(hold)) } else { Ok(hold) }
     }
 
+    #[inline(always)]
     fn write(&self, timeout: Option<Duration>) -> LockResult<ArrayGuard<T>> {
         let hold = self.hold(Mode::Exclusive, timeout).map_err(LockError::widen)?;
         guards::told(hold, ArrayGuard::new)
     }
 
+    #[inline(always)]
     fn share(&self, timeout: Option<Duration>) -> LockResult<ReadGuard<T>> {
         let hold = self.hold(Mode::Shared, timeout).map_err(LockError::widen)?;
         guards::told(hold, ReadGuard::new)
@@ -177,6 +176,7 @@ impl<T: Pod> SharedArray<T> {
     /// [`LockError::Inherited`], with the guard, if elements are marked; [`LockError::Deadlock`] if this thread holds any
     /// of them already; [`LockError::Frozen`]; [`LockError::TooManyClaims`]; [`LockError::Damaged`];
     /// [`LockError::DescriptorsLost`].
+    #[inline(always)]
     pub fn get_lock(&self) -> LockResult<ArrayGuard<T>> {
         self.write(None)
     }
@@ -203,6 +203,7 @@ impl<T: Pod> SharedArray<T> {
     /// # Errors
     /// [`LockError::Inherited`], with the guard, if elements are marked: what they hold may be half a change, and the mark
     /// stays; [`LockError::Deadlock`] if this thread has any of them to write; else as [`get_lock`](Self::get_lock).
+    #[inline(always)]
     pub fn read(&self) -> LockResult<ReadGuard<T>> {
         self.share(None)
     }
@@ -317,7 +318,7 @@ impl<T: Pod> SharedArray<T> {
 
     /// Was [`freeze`](Self::freeze) called, by anybody?
     pub fn is_frozen(&self) -> bool {
-        let look = || self.body().claims(&self.object).table.is_frozen();
+        let look = || self.body().claims().table.is_frozen();
         if self.object.holder_now().is_none() {
             return self.object.inherit_to_look(look);
         }
@@ -327,7 +328,7 @@ impl<T: Pod> SharedArray<T> {
     /// Entries of its claims that are not free.
     #[cfg(allmend_crash)]
     pub(crate) fn entries_in_use(&self) -> usize {
-        self.body().claims(&self.object).table.in_use()
+        self.body().claims().table.in_use()
     }
 
     /// Hands out chunks of `len` elements to whoever asks first: [`Claims`].
@@ -350,6 +351,7 @@ impl<T: Pod, L: ArrayKind> SharedArray<T, L> {
         let parts = if L::CLAIMS { hold::parts(layout.rows) } else { 0 };
         let object =
             segment.create_with_parts(L::KIND, Stamp::of::<T>(), layout.n32, layout.n64, parts, init)?;
+        let object = Known::new::<T>(object, Self::rows(segment));
         Ok(Self { object, start: 0, len: layout.len, of: PhantomData })
     }
 
@@ -362,26 +364,26 @@ impl<T: Pod, L: ArrayKind> SharedArray<T, L> {
     fn from_object(object: Arc<Object>) -> Result<Self, HandleError> {
         let rows = Self::rows(object.segment());
         let len = Body::check::<T>(&object, rows).ok_or(HandleError::Malformed)?;
-        Ok(Self { object, start: 0, len, of: PhantomData })
+        Ok(Self { object: Known::new::<T>(object, rows), start: 0, len, of: PhantomData })
     }
 
     /// What the handle leads to.
     pub(crate) fn object(&self) -> &Arc<Object> {
-        &self.object
+        self.object.object()
     }
 
     fn body(&self) -> &Body {
-        Body::of::<T>(&self.object, Self::rows(self.object.segment()))
+        self.object.body()
     }
 
     /// All elements of the array that this is a slice of.
     fn whole(&self) -> Self {
-        Self { object: Arc::clone(&self.object), start: 0, len: self.body().len(), of: PhantomData }
+        Self { object: self.object.clone(), start: 0, len: self.body().len(), of: PhantomData }
     }
 
     /// `start` and `len` are within this slice.
     fn slice_at(&self, start: u32, len: u32) -> Self {
-        Self { object: Arc::clone(&self.object), start: self.start + start, len, of: PhantomData }
+        Self { object: self.object.clone(), start: self.start + start, len, of: PhantomData }
     }
 
     /// Elements in this slice.
@@ -447,7 +449,7 @@ impl<T: Pod, L: ArrayKind> SharedArray<T, L> {
 
 impl<T: Pod, L: ArrayKind> Clone for SharedArray<T, L> {
     fn clone(&self) -> Self {
-        Self { object: Arc::clone(&self.object), ..*self }
+        Self { object: self.object.clone(), ..*self }
     }
 }
 
@@ -481,7 +483,7 @@ impl<'de, T: Pod, L: ArrayKind> Deserialize<'de> for Arrived<T, L> {
 
 impl<T: Pod, L: ArrayKind> Serialize for SharedArray<T, L> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (Sent(&self.object), self.start, self.len).serialize(serializer)
+        (Sent(self.object()), self.start, self.len).serialize(serializer)
     }
 }
 
@@ -521,11 +523,11 @@ mod tests {
         assert!(travels::<_, SharedArray<f32>>(&slice).is_err_and(wrong));
         assert!(travels::<_, SharedArray<u32, Unlocked>>(&slice).is_err_and(wrong));
         for (start, len) in [(0u32, 5u32), (4, 1), (u32::MAX, 2), (5, 0)] {
-            let forged = (Sent(&array.object), start, len);
+            let forged = (Sent(array.object()), start, len);
             assert!(travels::<_, SharedArray<u32>>(&forged).is_err(), "{start} {len}");
         }
         assert!(
-            travels::<_, SharedArray<u32>>(&(Sent(&array.object), 4u32, 0u32)).is_ok_and(|a| a.is_empty())
+            travels::<_, SharedArray<u32>>(&(Sent(array.object()), 4u32, 0u32)).is_ok_and(|a| a.is_empty())
         );
         let claims = slice.claims(1).unwrap();
         assert_eq!(travels::<_, Claims<u32>>(&claims).unwrap().count(), 2);
@@ -543,7 +545,7 @@ mod tests {
         for len in [0, 1 << 20, u64::MAX] {
             array.object.w64()[0].store(len, crate::atomic::Relaxed);
             assert_eq!(
-                SharedArray::<u64>::from_object(Arc::clone(&array.object)).err(),
+                SharedArray::<u64>::from_object(Arc::clone(array.object())).err(),
                 Some(HandleError::Malformed)
             );
         }

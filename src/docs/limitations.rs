@@ -45,7 +45,7 @@
 //! * **In place means trust.** A peer of the same user that writes without a claim writes under your slice.
 //! * **A writer can starve** behind a stream of overlapping readers: use a time-out.
 //! * **A process that is stopped while it claims** keeps others out of what it was about to take, as if it held it.
-//! * **112 claims at a time** per process and array; one more is
+//! * **111 claims at a time** per process and array, and one more of the thread that claimed first; above that it is
 //!   [`TooManyClaims`](crate::LockError::TooManyClaims).
 //! * **Open for reading only**, an array with claims cannot be read: a claim is a write.
 //! * **A reader cannot clear a mark.** What a dead writer left is for the next writer to mend and accept.

@@ -57,6 +57,12 @@ impl Owner {
         }
     }
 
+    /// As it is stored: never 0.
+    #[inline(always)]
+    pub(crate) const fn id(self) -> NonZeroU32 {
+        self.0
+    }
+
     /// As it is stored.
     #[inline]
     pub(crate) const fn bits(self) -> u32 {

@@ -17,11 +17,13 @@
 //! | entry | span | start (high half) and end of the range; 0 for an empty one |
 //!
 //! A row's 32-bit words fill one cache line, its spans another: processes that read at the same time write no line in
-//! common. A process takes a row at its first claim, and further ones when its threads need more than 7 at a time.
+//! common. A process takes a row at its first claim, and further ones when its threads need more than 7 at a time. The
+//! first entry of its first row is the home of the thread that took the row: no other uses it, so it takes no
+//! compare-exchange. A claim and release there, with the table empty, are two locked instructions.
 //!
 //! ```text
 //! 0 -- span, then word: announced --> look at all others --+-- nobody in the way --> held = pid: it is ours
-//! ^                                                        |                            | held = 0, word = 0, wake
+//! ^                                                        |                            | held = 0, word = 0 , wake
 //! +------------------- retreat, wait ----------------------+                            v
 //! +-------------------------------------------------------------------------------------+
 //! ```
@@ -44,7 +46,8 @@
 //! 5. An owner that dies undecided, or shared, was never there: no mark.
 //! 6. FROZEN is stored while a shared claim on all elements is held, and looked at after the others' entries.
 //! 7. Between threads of one process the private record decides, by the same protocol and the same fence: whatever stands
-//!    in shared bytes, no two threads of a process are granted what excludes each other.
+//!    in shared bytes, no two threads of a process are granted what excludes each other. A tag is written by the thread
+//!    that has the entry; a free one is taken by a compare-exchange, save for the home entry, which only one thread takes.
 //!
 //! # Orderings
 //!
@@ -52,8 +55,8 @@
 //! |---|---|---|
 //! | announcing swap, then full fence | AcqRel, SeqCst | the other announcer's: invariant 1 |
 //! | held = pid | Release, compiler fence | elements change behind it: who knows of the death |
-//! | held = 0, word -> 0 | Release | the Acquire of who looks at the word |
-//! | look at a word | Acquire | the announcing swap (its span is there), and the release |
+//! | held = 0, word = 0 | Release | the Acquire of who looks at the word |
+//! | look at a word | Acquire, or Relaxed before a fence | the announcing swap (its span is there), and the release |
 //! | FROZEN | Release / Acquire | what was written before the freeze |
 //! | a dead owner's | | comes with [`World::is_alive`], as in `word` |
 //!
@@ -62,6 +65,7 @@
 //! | the process dies | the table | who goes on |
 //! |---|---|---|
 //! | before its announcement | unchanged | others |
+//! | a tag at home | unchanged: it is private | others |
 //! | announced, undecided | names a dead owner, not held: no claim | others, once they have asked |
 //! | shared | the same | others |
 //! | exclusive, held | a mark | the next to claim there is told, with range and process id |
@@ -91,20 +95,27 @@ use crate::{
         Word32,
         Word64,
         compiler_fence,
+        fence,
         fence_after_swap,
         spin,
     },
     os::futex,
     segment::owner::{OWNER_BITS, Owner},
 };
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU64,
+    time::{Duration, Instant},
+};
 
 const CONTENDED: u32 = 1 << 31;
 const EXCLUSIVE: u32 = 1 << 30;
-const _: () = assert!(CONTENDED | EXCLUSIVE | OWNER_BITS == u32::MAX);
+const _: () = assert!(CONTENDED | EXCLUSIVE | OWNER_BITS == u32::MAX && Claim::ALONE == EXCLUSIVE as u64);
 
 /// Entries of a row. In models as few as they need.
 const ENTRIES: usize = if cfg!(loom) { 2 } else { 7 };
+/// An entry's number is below this, whatever is in a claim: no index needs a check.
+const MASK: usize = ENTRIES.next_power_of_two() - 1;
+const _: () = assert!(1 + ENTRIES + MASK < LINE32 && MASK < LINE64);
 /// 32-bit words of a row, and of the head.
 pub(crate) const LINE32: usize = if cfg!(loom) { 5 } else { 16 };
 /// 64-bit words of a row.
@@ -194,6 +205,11 @@ impl At {
         Self { row: row as u16, entry: entry as u16 } // a row per process: 1023 at most
     }
 
+    #[inline(always)]
+    fn entry(self) -> usize {
+        usize::from(self.entry) & MASK
+    }
+
     /// A number below `rows * 7`.
     pub(crate) fn index(self) -> usize {
         usize::from(self.row) * ENTRIES + usize::from(self.entry)
@@ -214,20 +230,23 @@ impl<'a> Table<'a> {
         Some(Self { head, lines, spans: spans.get(..lines.len())? })
     }
 
+    #[inline(always)]
     fn word(&self, at: At) -> &'a Word32 {
-        &self.lines[usize::from(at.row)][1 + usize::from(at.entry)]
+        &self.lines[usize::from(at.row)][1 + at.entry()]
     }
 
+    #[inline(always)]
     fn held(&self, at: At) -> &'a Word32 {
-        &self.lines[usize::from(at.row)][1 + ENTRIES + usize::from(at.entry)]
+        &self.lines[usize::from(at.row)][1 + ENTRIES + at.entry()]
     }
 
+    #[inline(always)]
     fn span(&self, at: At) -> &'a Word64 {
-        &self.spans[usize::from(at.row)][usize::from(at.entry)]
+        &self.spans[usize::from(at.row)][at.entry()]
     }
 
     /// Has [`Claims::freeze`] happened?
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_frozen(&self) -> bool {
         self.head[FROZEN].load(Acquire) != 0
     }
@@ -239,6 +258,7 @@ impl<'a> Table<'a> {
         words.filter(|word| word.load(Relaxed) != 0).count()
     }
 
+    #[inline(always)]
     fn used(&self) -> usize {
         (self.head[USED].load(Relaxed) as usize).min(self.lines.len())
     }
@@ -252,32 +272,36 @@ pub(crate) struct Record {
     /// As whom the rest was written. Of another name (the parent's, after a fork) it says nothing.
     of: Private32,
     pid: Private32,
+    /// Whose home the first entry of our first row is, see [`Who::name`]: no other thread uses it, nor writes its slot.
+    home: Private64,
     /// How many rows are ours,
     count: Private32,
     /// and which.
     rows: [Private32; OWN_ROWS],
-    slots: [[Slot; ENTRIES]; OWN_ROWS],
+    slots: [Slots; OWN_ROWS],
 }
 
-/// One of our entries, as this process knows it.
+/// The entries of one of our rows, as this process knows them.
 #[derive(Debug)]
-struct Slot {
+#[cfg_attr(not(loom), repr(align(64)))]
+struct Slots {
     /// The thread that has it, times two, plus one if exclusive; 0 if it is free.
-    tag: Private64,
-    span: Private64,
+    tags: [Private64; MASK + 1],
+    spans: [Private64; MASK + 1],
 }
 
 impl Record {
     pub(crate) fn new() -> Self {
         let word = || Private32::new(0);
-        let slot = |_| Slot { tag: Private64::new(0), span: Private64::new(0) };
+        let slots = || std::array::from_fn(|_| Private64::new(0));
         Self {
             lock: word(),
             of: word(),
             pid: word(),
+            home: Private64::new(0),
             count: word(),
             rows: std::array::from_fn(|_| word()),
-            slots: std::array::from_fn(|_| std::array::from_fn(slot)),
+            slots: std::array::from_fn(|_| Slots { tags: slots(), spans: slots() }),
         }
     }
 }
@@ -298,8 +322,21 @@ pub(crate) trait World {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Who {
     pub(crate) me: Owner,
-    /// A number of this thread, not 0, below 2^63.
+    /// A number of this thread, not 0, below 2^34.
     pub(crate) thread: u64,
+}
+
+impl Who {
+    /// One name for both, never 0: a record that a fork has copied names nobody here.
+    #[inline(always)]
+    fn name(self) -> u64 {
+        self.thread << OWNER_BITS.count_ones() | u64::from(self.me.bits())
+    }
+
+    #[inline(always)]
+    fn tag(self, exclusive: bool) -> u64 {
+        self.thread << 1 | u64::from(exclusive)
+    }
 }
 
 /// What is asked for.
@@ -313,20 +350,51 @@ pub(crate) enum Mode {
     Undecided,
 }
 
-/// A claim that holds.
+/// A claim that holds. Two registers, also as an `Option`: the fast paths keep it in them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
-    /// As whom: in a forked child it is somebody else's.
-    pub(crate) me: Owner,
-    own: u16,
-    at: At,
-    span: Span,
-    exclusive: bool,
+    /// The owner (29..0), [`Claim::ALONE`], the row (47..32), the entry (51..48), which of our rows it is (59..52).
+    names: NonZeroU64,
+    pub(crate) span: Span,
 }
 
 impl Claim {
+    const ALONE: u64 = 1 << 30;
+
+    #[inline(always)]
+    fn new(me: Owner, (own, row, entry): (usize, usize, usize), span: Span, exclusive: bool) -> Self {
+        let place = (row as u64 & 0xffff) | (entry as u64) << 16 | (own as u64) << 20;
+        let names = NonZeroU64::from(me.id()) | place << 32 | if exclusive { Self::ALONE } else { 0 };
+        Self { names, span }
+    }
+
+    /// As whom: in a forked child it is somebody else's.
+    #[inline(always)]
+    pub(crate) fn me(&self) -> Owner {
+        Owner::from_private(self.names.get() as u32 & OWNER_BITS).expect("made of one")
+    }
+
+    /// Where its entry is.
+    #[inline(always)]
     pub(crate) fn at(&self) -> At {
-        self.at
+        At { row: (self.names.get() >> 32) as u16, entry: (self.names.get() >> 48) as u16 & 0xf }
+    }
+
+    /// Which of our rows.
+    #[inline(always)]
+    fn own(&self) -> usize {
+        (self.names.get() >> 52) as usize
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.names.get() & Self::ALONE != 0
+    }
+
+    /// What its entry says while it is ours.
+    #[inline(always)]
+    fn word(&self) -> u32 {
+        self.names.get() as u32 & (OWNER_BITS | EXCLUSIVE)
     }
 }
 
@@ -382,11 +450,45 @@ pub(crate) struct Claims<'a> {
 }
 
 impl Claims<'_> {
-    /// Claims if nobody is in the way and there is nothing to say about it. `None` says nothing: ask [`Self::take`].
-    #[inline]
-    pub(crate) fn take_free(&self, who: Who, span: Span, mode: Mode) -> Option<Claim> {
+    /// Claims if the table is empty save for us. Else `otherwise` says, from what is announced: [`Self::take_on`].
+    #[inline(always)]
+    pub(crate) fn take_free(
+        &self,
+        who: Who,
+        span: Span,
+        mode: Mode,
+        otherwise: impl Fn(Option<Claim>) -> Option<Claim>,
+    ) -> Option<Claim> {
+        let exclusive = mode != Mode::Shared;
+        let Some(claim) = self.go_home(who, span, exclusive) else { return otherwise(None) };
+        self.announce(&claim);
+        let frozen = || exclusive && self.table.is_frozen();
+        let early = broken(Mutation::FrozenBeforeTheOthers);
+        // Invariants 6 and 4.
+        if early && frozen() || !self.is_alone(&claim) || !early && frozen() || !self.is_uncut(&claim) {
+            return otherwise(Some(claim));
+        }
+        if mode != Mode::Undecided {
+            self.decide(&claim);
+        }
+        Some(claim)
+    }
+
+    /// Claims if nobody is in the way and there is nothing to say about it; goes on with what was announced, if anything
+    /// was. `None` says nothing: ask [`Self::take`].
+    pub(crate) fn take_on(
+        &self,
+        who: Who,
+        span: Span,
+        mode: Mode,
+        announced: Option<Claim>,
+    ) -> Option<Claim> {
         let mut left = Vec::new();
-        let claim = self.attempt(who, span, mode, &[], &mut left).ok()?;
+        let claim = match announced {
+            Some(claim) => claim,
+            None => self.enter(who, span, mode != Mode::Shared)?,
+        };
+        self.complete(who, &claim, mode, &[], &mut left).ok()?;
         debug_assert!(left.is_empty(), "no mark without somebody known to be dead");
         Some(claim)
     }
@@ -408,7 +510,7 @@ impl Claims<'_> {
             let mut left = Vec::new();
             match self.attempt(who, span, mode, &dead, &mut left) {
                 Ok(claim) => return Ok((claim, left)),
-                Err(Obstacle::NoEntry) => self.grow(who.me, world)?,
+                Err(Obstacle::NoEntry) => self.grow(who, world)?,
                 Err(Obstacle::Entry(at, owner)) => {
                     if self.wait_for(at, owner, who.me, world, &mut wait)? {
                         dead.push(owner.bits());
@@ -422,7 +524,6 @@ impl Claims<'_> {
         }
     }
 
-    #[inline]
     fn attempt(
         &self,
         who: Who,
@@ -431,105 +532,172 @@ impl Claims<'_> {
         dead: &[u32],
         left: &mut Vec<Left>,
     ) -> Result<Claim, Obstacle> {
-        let exclusive = mode != Mode::Shared;
-        let claim = self.allocate(who, span, exclusive).ok_or(Obstacle::NoEntry)?;
-        let flags = if exclusive { EXCLUSIVE } else { 0 };
-        self.table.span(claim.at).store(span.0, Relaxed);
-        self.table.word(claim.at).swap(who.me.bits() | flags, AcqRel);
+        let claim = self.enter(who, span, mode != Mode::Shared).ok_or(Obstacle::NoEntry)?;
+        self.complete(who, &claim, mode, dead, left).map(|()| claim)
+    }
+
+    /// An entry of ours, announced.
+    fn enter(&self, who: Who, span: Span, exclusive: bool) -> Option<Claim> {
+        let claim = self.go_home(who, span, exclusive).or_else(|| self.allocate(who, span, exclusive))?;
+        self.announce(&claim);
+        Some(claim)
+    }
+
+    /// From here on others see the claim.
+    #[inline(always)]
+    fn announce(&self, claim: &Claim) {
+        self.table.span(claim.at()).store(claim.span.0, Relaxed);
+        self.table.word(claim.at()).swap(claim.word(), AcqRel);
         if !broken(Mutation::ClaimWithoutFence) {
             fence_after_swap(); // invariant 1
         }
+    }
+
+    /// Is every other entry free, ours and others'? Asked for a claim at home; no answer is "no".
+    #[inline(always)]
+    fn is_alone(&self, claim: &Claim) -> bool {
+        let any_of = |words: &[Word32]| words.iter().fold(0, |any, word| any | word.load(Relaxed));
+        let (record, home) = (self.record, usize::from(claim.at().row));
+        // Rows of ours that hold more than this claim: only the first is looked at here.
+        let mut any = u64::from(record.count.load(Relaxed) ^ 1);
+        any |= record.slots[0].tags[1..ENTRIES].iter().fold(0, |any, tag| any | tag.load(Relaxed));
+        for (row, line) in self.table.lines[..self.table.used()].iter().enumerate() {
+            any |= u64::from(any_of(&line[2..=ENTRIES]));
+            if row != home {
+                any |= u64::from(line[1].load(Relaxed));
+            }
+        }
+        // Pairs with the release of each of them.
+        fence(Acquire);
+        any == 0 || atomic::broken(Rule::LookAtOthers)
+    }
+
+    /// Invariant 4.
+    #[inline(always)]
+    fn is_uncut(&self, claim: &Claim) -> bool {
+        self.table.span(claim.at()).load(Relaxed) == claim.span.0 || broken(Mutation::OwnSpanBelieved)
+    }
+
+    /// From the announcement until the claim holds, or is released.
+    fn complete(
+        &self,
+        who: Who,
+        claim: &Claim,
+        mode: Mode,
+        dead: &[u32],
+        left: &mut Vec<Left>,
+    ) -> Result<(), Obstacle> {
+        let exclusive = claim.is_exclusive();
         let mut looks = 0;
         loop {
             let frozen_too_early = broken(Mutation::FrozenBeforeTheOthers) && self.table.is_frozen();
             let looked =
-                if atomic::broken(Rule::LookAtOthers) { Ok(()) } else { self.look(who, &claim, dead, left) };
+                if atomic::broken(Rule::LookAtOthers) { Ok(()) } else { self.look(who, claim, dead, left) };
             match looked {
                 Ok(()) if exclusive && broken(Mutation::FrozenBeforeTheOthers) => {
                     if !frozen_too_early {
                         break;
                     }
-                    self.release(&claim);
+                    self.release(claim);
                     return Err(Obstacle::Frozen);
                 }
                 Ok(()) if exclusive && self.table.is_frozen() => {
-                    self.release(&claim);
+                    self.release(claim);
                     return Err(Obstacle::Frozen);
                 }
                 Ok(()) => break,
-                Err(Obstacle::Entry(at, owner)) if looks < LOOKS && self.gives_way(at, owner, &claim) => {
+                Err(Obstacle::Entry(at, owner)) if looks < LOOKS && self.gives_way(at, owner, claim) => {
                     looks += 1;
                     left.clear();
                     spin();
                 }
                 Err(obstacle) => {
-                    self.release(&claim);
+                    self.release(claim);
                     return Err(obstacle);
                 }
             }
         }
         // Invariant 4.
-        if self.table.span(claim.at).load(Relaxed) != span.0 && !broken(Mutation::OwnSpanBelieved) {
-            self.release(&claim);
+        if !self.is_uncut(claim) {
+            self.release(claim);
             return Err(Obstacle::Again);
         }
         // Marks that others trimmed while we looked around: what is in our way cannot change any more.
-        left.retain_mut(|mark| self.is_still_there(mark, &claim));
+        left.retain_mut(|mark| self.is_still_there(mark, claim));
         if mode != Mode::Undecided {
-            self.decide(&claim);
+            self.decide(claim);
         }
-        Ok(claim)
+        Ok(())
+    }
+
+    /// The home entry, for the thread whose home it is: nobody else writes its slot, so this needs no compare-exchange.
+    #[inline(always)]
+    fn go_home(&self, who: Who, span: Span, exclusive: bool) -> Option<Claim> {
+        let record = self.record;
+        if record.home.load(Acquire) != who.name() {
+            return None;
+        }
+        let claim = Claim::new(who.me, (0, record.rows[0].load(Relaxed) as usize, 0), span, exclusive);
+        let (tag, own) = self.slot(&claim);
+        if tag.load(Relaxed) != 0 || self.table.word(claim.at()).load(Relaxed) != 0 {
+            return None; // in use, or a mark
+        }
+        own.store(span.0, Relaxed);
+        // Relaxed, as the span: announced by the swap of the entry's word, and its fence.
+        tag.store(who.tag(exclusive), Relaxed);
+        Some(claim)
     }
 
     /// An entry of ours for this thread, not announced yet.
-    #[inline]
     fn allocate(&self, who: Who, span: Span, exclusive: bool) -> Option<Claim> {
         let record = self.record;
         if record.of.load(Acquire) != who.me.bits() {
             return None;
         }
-        let tag = who.thread << 1 | u64::from(exclusive);
         let count = (record.count.load(Acquire) as usize).min(OWN_ROWS);
-        for (own, slots) in record.slots[..count].iter().enumerate() {
+        for own in 0..count {
             let row = record.rows[own].load(Relaxed) as usize;
-            for (entry, slot) in slots.iter().enumerate() {
-                let at = At::new(row, entry);
+            for entry in usize::from(own == 0)..ENTRIES {
+                let claim = Claim::new(who.me, (own, row, entry), span, exclusive);
+                let ((tag, own), word) = (self.slot(&claim), self.table.word(claim.at()));
                 // An entry whose word is not 0 though no thread has it is a mark, until it is swept.
-                if slot.tag.load(Relaxed) != 0 || self.table.word(at).load(Relaxed) != 0 {
+                if tag.load(Relaxed) != 0 || word.load(Relaxed) != 0 {
                     continue;
                 }
                 // Acquire: the last thread that had it is done with the entry.
-                if slot.tag.compare_exchange(0, tag, AcqRel, Relaxed).is_err() {
+                if tag.compare_exchange(0, who.tag(exclusive), AcqRel, Relaxed).is_err() {
                     continue;
                 }
-                if self.table.word(at).load(Relaxed) != 0 {
-                    slot.tag.store(0, Release); // between the looks it became a mark
+                if word.load(Relaxed) != 0 {
+                    tag.store(0, Release); // between the looks it became a mark
                     continue;
                 }
-                slot.span.store(span.0, Relaxed); // announced by the swap of the entry's word, and its fence
-                return Some(Claim { me: who.me, own: own as u16, at, span, exclusive });
+                own.store(span.0, Relaxed); // announced by the swap of the entry's word, and its fence
+                return Some(claim);
             }
         }
         None
     }
 
-    fn slot(&self, claim: &Claim) -> &Slot {
-        &self.record.slots[usize::from(claim.own)][usize::from(claim.at.entry)]
+    /// The tag and the span of a claim in the private record.
+    #[inline(always)]
+    fn slot(&self, claim: &Claim) -> (&Private64, &Private64) {
+        let slots = &self.record.slots[claim.own() % OWN_ROWS];
+        (&slots.tags[claim.at().entry()], &slots.spans[claim.at().entry()])
     }
 
     /// Is anybody in the way?
-    #[inline]
     fn look(&self, who: Who, claim: &Claim, dead: &[u32], left: &mut Vec<Left>) -> Result<(), Obstacle> {
         let record = self.record;
         let count = (record.count.load(Acquire) as usize).min(OWN_ROWS);
         for (own, slots) in record.slots[..count].iter().enumerate() {
-            for (entry, slot) in slots.iter().enumerate() {
+            for (entry, (tag, span)) in slots.tags[..ENTRIES].iter().zip(&slots.spans).enumerate() {
                 // Acquire: pairs with the release of a slot.
-                let tag = slot.tag.load(Acquire);
+                let tag = tag.load(Acquire);
                 if tag == 0
-                    || !(claim.exclusive || tag & 1 != 0)
-                    || (own, entry) == (usize::from(claim.own), usize::from(claim.at.entry))
-                    || !Span(slot.span.load(Relaxed)).overlaps(claim.span)
+                    || !(claim.is_exclusive() || tag & 1 != 0)
+                    || (own, entry) == (claim.own(), claim.at().entry())
+                    || !Span(span.load(Relaxed)).overlaps(claim.span)
                 {
                     continue;
                 }
@@ -561,7 +729,7 @@ impl Claims<'_> {
         left: &mut Vec<Left>,
     ) -> Result<(), Obstacle> {
         let owner = Owner::from_bits(seen & OWNER_BITS).ok_or(Obstacle::Corrupt)?;
-        if owner == who.me || !(claim.exclusive || seen & EXCLUSIVE != 0) {
+        if owner == who.me || !(claim.is_exclusive() || seen & EXCLUSIVE != 0) {
             return Ok(()); // what is ours was looked at in the record
         }
         let span = Span(self.table.span(at).load(Relaxed));
@@ -591,7 +759,7 @@ impl Claims<'_> {
 
     /// Of two that are undecided, does the other one retreat? Invariant 2.
     fn gives_way(&self, at: At, owner: Owner, claim: &Claim) -> bool {
-        let (mine, theirs) = ((claim.me.bits(), claim.at.index()), (owner.bits(), at.index()));
+        let (mine, theirs) = ((claim.me().bits(), claim.at().index()), (owner.bits(), at.index()));
         mine < theirs && self.table.held(at).load(Relaxed) == 0
     }
 
@@ -599,7 +767,7 @@ impl Claims<'_> {
     #[inline]
     pub(crate) fn decide(&self, claim: &Claim) {
         // Release: what undoes the change is there before.
-        self.table.held(claim.at).store(self.record.pid.load(Relaxed), Release);
+        self.table.held(claim.at()).store(self.record.pid.load(Relaxed), Release);
         // And no element is written before it: a kill comes between two instructions of the compiled code.
         compiler_fence();
     }
@@ -607,41 +775,42 @@ impl Claims<'_> {
     /// What was done is whole: our death leaves no mark any more.
     #[inline]
     pub(crate) fn settle(&self, claim: &Claim) {
-        self.table.held(claim.at).store(0, Release);
+        self.table.held(claim.at()).store(0, Release);
     }
 
     /// Gives a claim back.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release(&self, claim: &Claim) {
-        let held = self.table.held(claim.at);
-        if held.load(Relaxed) != 0 {
-            // Release: killed behind it, all elements are written.
-            held.store(0, Release);
+        // Release: killed behind it, all elements are written.
+        self.table.held(claim.at()).store(0, Release);
+        let word = self.table.word(claim.at());
+        if word.compare_exchange(claim.word(), 0, unless(Mutation::RelaxedRelease, Release), Relaxed).is_err()
+        {
+            self.replace(*claim, 0);
         }
-        self.replace(claim, 0);
         // Release: the entry is free before a thread of ours finds it so.
-        self.slot(claim).tag.store(0, Release);
+        self.slot(claim).0.store(0, Release);
     }
 
     /// Gives a claim up in the middle of a change: it becomes a mark, if it was decided.
-    pub(crate) fn abandon(&self, claim: &Claim) {
-        if self.table.held(claim.at).load(Relaxed) == 0 {
-            return self.release(claim);
+    #[cold]
+    pub(crate) fn abandon(self, claim: Claim) {
+        if self.table.held(claim.at()).load(Relaxed) == 0 {
+            return self.release(&claim);
         }
         self.replace(claim, NOBODY | EXCLUSIVE);
-        self.slot(claim).tag.store(0, Release);
+        self.slot(&claim).0.store(0, Release);
     }
 
-    #[inline]
-    fn replace(&self, claim: &Claim, by: u32) {
-        let mine = claim.me.bits() | if claim.exclusive { EXCLUSIVE } else { 0 };
-        let word = self.table.word(claim.at);
+    /// The word of a claim that somebody waits for, or that somebody overwrote: then it stays as it is.
+    #[cold]
+    fn replace(self, claim: Claim, by: u32) {
+        let (word, mine) = (self.table.word(claim.at()), claim.word());
         let order = unless(Mutation::RelaxedRelease, Release);
-        if word.compare_exchange(mine, by, order, Relaxed).is_err() {
-            // Contended, or overwritten: then it stays as it is.
-            if word.compare_exchange(mine | CONTENDED, by, order, Relaxed).is_ok() {
-                futex::wake(word, u32::MAX);
-            }
+        if word.compare_exchange(mine, by, order, Relaxed).is_err()
+            && word.compare_exchange(mine | CONTENDED, by, order, Relaxed).is_ok()
+        {
+            futex::wake(word, u32::MAX);
         }
     }
 
@@ -731,8 +900,8 @@ impl Claims<'_> {
 
     /// A (further) row for this process; or the record is made ours, after a fork.
     #[cold]
-    fn grow<W: World>(&self, me: Owner, world: &W) -> Result<(), Refused<W::Lost>> {
-        self.locked(me, || self.grow_locked(me, world))
+    fn grow<W: World>(&self, who: Who, world: &W) -> Result<(), Refused<W::Lost>> {
+        self.locked(who.me, || self.grow_locked(who, world))
     }
 
     /// Rows of this process change hands under its private lock: one thread at a time.
@@ -753,12 +922,13 @@ impl Claims<'_> {
         result
     }
 
-    fn grow_locked<W: World>(&self, me: Owner, world: &W) -> Result<(), Refused<W::Lost>> {
-        let record = self.record;
+    fn grow_locked<W: World>(&self, who: Who, world: &W) -> Result<(), Refused<W::Lost>> {
+        let (record, me) = (self.record, who.me);
         if record.of.load(Relaxed) != me.bits() {
+            record.home.store(0, Relaxed);
             record.count.store(0, Relaxed);
-            for slot in record.slots.iter().flatten() {
-                slot.tag.store(0, Relaxed);
+            for tag in record.slots.iter().flat_map(|slots| &slots.tags) {
+                tag.store(0, Relaxed);
             }
             record.pid.store(std::process::id(), Relaxed);
             record.of.store(me.bits(), Release);
@@ -768,12 +938,14 @@ impl Claims<'_> {
         let mut free = false;
         for own in 0..count {
             let row = record.rows[own].load(Relaxed) as usize;
-            for (entry, slot) in record.slots[own].iter().enumerate() {
+            for (entry, tag) in record.slots[own].tags[..ENTRIES].iter().enumerate() {
+                // Nobody else writes the slot of a thread's home.
+                let anothers = (own, entry) == (0, 0) && record.home.load(Relaxed) != who.name();
                 // Entries that were marks, and are mended.
-                if slot.tag.compare_exchange(0, u64::MAX, AcqRel, Relaxed).is_ok() {
+                if !anothers && tag.compare_exchange(0, u64::MAX, AcqRel, Relaxed).is_ok() {
                     self.clear(At::new(row, entry), false, world);
                     free |= self.table.word(At::new(row, entry)).load(Relaxed) == 0;
-                    slot.tag.store(0, Release);
+                    tag.store(0, Release);
                 }
             }
         }
@@ -787,6 +959,9 @@ impl Claims<'_> {
         record.rows[count].store(row as u32, Relaxed);
         // Release: the row's number is there.
         record.count.store(count as u32 + 1, Release);
+        if count == 0 {
+            record.home.store(who.name(), Release);
+        }
         Ok(())
     }
 
@@ -867,7 +1042,7 @@ impl Claims<'_> {
                     (Span::new(rest.start(), claim.span.start()), Span::new(claim.span.end(), rest.end()));
                 let other = match (before != Span::EMPTY, behind != Span::EMPTY) {
                     // In the middle: what is behind becomes a mark of its own, first. Without room for it all stays.
-                    (true, true) => match self.add_mark(claim.me, thread, mark, behind) {
+                    (true, true) => match self.add_mark(claim.me(), thread, mark, behind) {
                         Some(other) => Some(other),
                         None => break,
                     },
@@ -888,11 +1063,11 @@ impl Claims<'_> {
     /// `span` of `mark` as a mark of its own, in a row of ours.
     fn add_mark(&self, me: Owner, thread: u64, mark: &Left, span: Span) -> Option<At> {
         let claim = self.allocate(Who { me, thread }, Span::EMPTY, false)?;
-        self.table.span(claim.at).store(span.0, Relaxed);
-        self.table.held(claim.at).store(mark.pid, Relaxed);
-        self.table.word(claim.at).swap(mark.owner | EXCLUSIVE, AcqRel);
-        self.slot(&claim).tag.store(0, Release);
-        Some(claim.at)
+        self.table.span(claim.at()).store(span.0, Relaxed);
+        self.table.held(claim.at()).store(mark.pid, Relaxed);
+        self.table.word(claim.at()).swap(mark.owner | EXCLUSIVE, AcqRel);
+        self.slot(&claim).0.store(0, Release);
+        Some(claim.at())
     }
 
     /// No exclusive claim is granted after this store. The caller holds a shared claim on all elements.

@@ -128,7 +128,12 @@ impl World {
         mode: Mode,
     ) -> Result<(Claim, Vec<Left>), Refused<Infallible>> {
         let who = Who { me: self.owners[process], thread };
-        self.claims(process).take(who, Span::new(span.0, span.1), mode, &Dead(&self.dead), TRY)
+        let (claims, asked) = (self.claims(process), Span::new(span.0, span.1));
+        let on = |announced| claims.take_on(who, asked, mode, announced);
+        if let Some(claim) = claims.take_free(who, asked, mode, on) {
+            return Ok((claim, Vec::new()));
+        }
+        claims.take(who, asked, mode, &Dead(&self.dead), TRY)
     }
 
     fn take_checked(&mut self, process: usize, thread: u64, span: (u32, u32), mode: Mode) {
@@ -206,7 +211,7 @@ impl World {
                     return;
                 }
                 let held = self.held.swap_remove(i);
-                self.claims(held.process).abandon(&held.claim);
+                self.claims(held.process).abandon(held.claim);
                 self.marked.extend(held.elements().filter(|_| held.decided));
             }
             Step::Repair(which) => {

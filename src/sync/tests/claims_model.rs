@@ -67,9 +67,13 @@ impl World {
         mode: Mode,
         timeout: Option<Duration>,
     ) -> Result<(crate::sync::claims::Claim, bool), Refused<Infallible>> {
-        let who = Who { me: owner(id), thread: 1 };
-        let (claim, left) =
-            self.claims(id).take(who, Span::new(0, 1), mode, &Around(&self.kernel), timeout)?;
+        // As an array's hold does it.
+        let (claims, who, span) = (self.claims(id), Who { me: owner(id), thread: 1 }, Span::new(0, 1));
+        let on = |announced| claims.take_on(who, span, mode, announced);
+        if let Some(claim) = claims.take_free(who, span, mode, on) {
+            return Ok((claim, false));
+        }
+        let (claim, left) = claims.take(who, span, mode, &Around(&self.kernel), timeout)?;
         Ok((claim, !left.is_empty()))
     }
 
@@ -138,6 +142,26 @@ fn exclusive_against_shared() {
     check("exclusive against shared", || two([Mode::Exclusive, Mode::Shared], None, &|| ()));
 }
 
+/// One at home, the other not. Each asks once: between a tag and its announcement others can but spin.
+fn threads_of_one_process() {
+    check("threads of one process", || {
+        let world = World::new();
+        let threads = [2, 1].map(|thread| {
+            spawn(&world, 0, None, move |world| {
+                let (claims, who) = (world.claims(0), Who { me: owner(0), thread });
+                let ask = |announced| claims.take_on(who, Span::new(0, 1), Mode::Exclusive, announced);
+                if let Some(claim) = claims.take_free(who, Span::new(0, 1), Mode::Exclusive, ask) {
+                    world.element.with_mut(|_| ());
+                    claims.release(&claim);
+                }
+            })
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
 fn a_freeze_against_a_writer() {
     check("freeze against exclusive", || {
         let world = World::new();
@@ -158,6 +182,7 @@ fn a_freeze_against_a_writer() {
 fn claims_exclude() {
     exclusive_against_exclusive();
     exclusive_against_shared();
+    threads_of_one_process();
 }
 
 #[test]
@@ -179,6 +204,7 @@ fn a_claimer_is_killed_anywhere() {
 fn mutations() {
     must_fail(&[Mutation::ClaimWithoutFence], Caught::Race, exclusive_against_exclusive);
     must_fail(&[Mutation::ClaimWithoutFence], Caught::Race, exclusive_against_shared);
+    must_fail(&[Mutation::ClaimWithoutFence], Caught::Race, threads_of_one_process);
     must_fail(&[Mutation::RelaxedRelease], Caught::Race, exclusive_against_exclusive);
     must_fail(
         &[Mutation::FrozenBeforeTheOthers],

@@ -10,7 +10,7 @@
 //! | `a_timed_lock_..` | a time-out at any moment; a holder that lives and stays |
 //! | `threads_of_one_process` | between compare-exchange and record a thread holds the lock unconfirmed |
 //! | `what_is_not_repaired_stays_inherited` | poison, for data that are written in place |
-//! | `claims_exclude`, `after_a_freeze_nobody_writes` | claims on ranges: two in each other's way, and a freeze |
+//! | `claims_exclude`, `after_a_freeze_nobody_writes` | claims on ranges: two processes, or threads, in each other's way, and a freeze |
 //! | `a_claimer_is_killed_anywhere` | a claimer dies before its n-th shared write for every n: others go on, a mark only where one wrote |
 //! | `reads_are_whole_..` | readers of a cell beside writers that live, die and inherit |
 //!
