@@ -120,6 +120,17 @@ pub trait Codec: 'static {
         Self::decode(bytes).map(|value| *out = value).is_some()
     }
 
+    /// What `source` reads, decoded, into `out`: `None` if it has nothing.
+    #[doc(hidden)]
+    #[inline]
+    fn receive<S: Source>(source: &S, out: &mut Result<Option<Self::Owned>, S::Error>) {
+        let mut bytes = Scratch::take();
+        *out = source.read(&mut bytes.0).and_then(|found| match found {
+            true => Self::decode(&bytes).map(Some).ok_or_else(|| source.undecodable()),
+            false => Ok(None),
+        });
+    }
+
     /// Gives its bytes to `f`: without a copy where they lie in the value.
     ///
     /// # Errors
@@ -137,6 +148,91 @@ pub trait Codec: 'static {
 /// Not for floats (`0.0 == -0.0`, with other bytes) and not for [`Serde`] (what is in a `HashSet` has many orders).
 /// `Plain<T>` needs `T: Eq`, which must mean that all bytes are equal, as a derived one does.
 pub trait Key: Codec {}
+
+/// Something that reads the bytes of a value.
+#[doc(hidden)]
+pub trait Source {
+    /// Why it could not.
+    type Error;
+
+    /// Reads them into the last room that it asked for: it may ask more than once. `false`: there are none.
+    ///
+    /// # Errors
+    /// Its own.
+    fn read(&self, room: &mut impl Room) -> Result<bool, Self::Error>;
+
+    /// The same, if that can be done at once: short enough to be part of who calls it. `None` if not.
+    fn read_at_once(&self, room: &mut impl Room) -> Option<bool>;
+
+    /// The bytes are those of no value.
+    fn undecodable(&self) -> Self::Error;
+}
+
+/// Where the bytes of a value are read into.
+#[doc(hidden)]
+pub trait Room {
+    /// Room for so many, with anything in it; `None` if the value cannot have so many, whatever they are.
+    fn room(&mut self, len: usize) -> Option<&mut [u8]>;
+}
+
+impl Room for Vec<u8> {
+    #[inline]
+    fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        if self.len() != len {
+            self.clear();
+            self.resize(len, 0);
+        }
+        Some(self)
+    }
+}
+
+/// Of a value that is nothing but its bytes.
+struct Exactly<'a> {
+    bytes: &'a mut [u8],
+    fits: bool,
+}
+
+impl Room for Exactly<'_> {
+    #[inline(always)]
+    fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.fits = len == self.bytes.len();
+        self.fits.then_some(&mut *self.bytes)
+    }
+}
+
+/// [`Codec::receive`] of such a type: where the value lies at last, its bytes are read to.
+#[inline(always)]
+fn receive_plain<T: bytemuck::Pod, S: Source>(source: &S, out: &mut Result<Option<T>, S::Error>) {
+    let value = blank(out);
+    let mut room = Exactly { bytes: bytemuck::bytes_of_mut(value), fits: false };
+    match source.read_at_once(&mut room) {
+        Some(true) if room.fits => {}
+        Some(false) => *out = Ok(None),
+        _ => receive_whole(source, out),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn receive_whole<T: bytemuck::Pod, S: Source>(source: &S, out: &mut Result<Option<T>, S::Error>) {
+    let value = blank(out);
+    let mut room = Exactly { bytes: bytemuck::bytes_of_mut(value), fits: false };
+    match source.read(&mut room) {
+        Ok(true) if room.fits => {}
+        Ok(true) => *out = Err(source.undecodable()),
+        Ok(false) => *out = Ok(None),
+        Err(e) => *out = Err(e),
+    }
+}
+
+#[inline(always)]
+fn blank<T: bytemuck::Pod, E>(out: &mut Result<Option<T>, E>) -> &mut T {
+    *out = Ok(Some(T::zeroed()));
+    match out {
+        Ok(Some(value)) => value,
+        _ => unreachable!("it was just put there"),
+    }
+}
 
 /// Bytes to encode into that are used again by this thread: what is looked up often shall not allocate.
 pub(crate) struct Scratch(Vec<u8>);

@@ -1,6 +1,6 @@
 //! The encodings of what needs no marker: numbers, text, vectors, arrays, tuples.
 
-use super::{Codec, Key, Plain};
+use super::{Codec, Key, Plain, Source, receive_plain};
 use crate::error::EncodeError;
 use bytemuck::Pod;
 
@@ -92,6 +92,14 @@ impl Codec for String {
         str::from_utf8(bytes).map(|text| out.push_str(text)).is_ok()
     }
     #[inline]
+    fn receive<S: Source>(source: &S, out: &mut Result<Option<String>, S::Error>) {
+        let mut bytes = Vec::new();
+        *out = source.read(&mut bytes).and_then(|found| match found {
+            true => String::from_utf8(bytes).map(Some).map_err(|_| source.undecodable()),
+            false => Ok(None),
+        });
+    }
+    #[inline]
     fn with_bytes<R>(value: &str, f: impl FnOnce(&[u8]) -> R) -> Result<R, EncodeError> {
         Ok(f(value.as_bytes()))
     }
@@ -158,6 +166,10 @@ impl<T: Pod, const N: usize> Codec for [T; N] {
         }
     }
     #[inline(always)]
+    fn receive<S: Source>(source: &S, out: &mut Result<Option<[T; N]>, S::Error>) {
+        receive_plain(source, out);
+    }
+    #[inline(always)]
     fn with_bytes<R>(value: &[T; N], f: impl FnOnce(&[u8]) -> R) -> Result<R, EncodeError> {
         Ok(f(bytemuck::cast_slice(value)))
     }
@@ -181,6 +193,10 @@ impl<T: Pod> Codec for Plain<T> {
     #[inline]
     fn decode(bytes: &[u8]) -> Option<T> {
         bytemuck::try_pod_read_unaligned(bytes).ok()
+    }
+    #[inline(always)]
+    fn receive<S: Source>(source: &S, out: &mut Result<Option<T>, S::Error>) {
+        receive_plain(source, out);
     }
     #[inline(always)]
     fn with_bytes<R>(value: &T, f: impl FnOnce(&[u8]) -> R) -> Result<R, EncodeError> {

@@ -12,12 +12,13 @@ use super::{
         find_pair, remove_block, replace_block, split, spots,
     },
     hold::{Locked, Stripe},
-    probe::{Fault, Memory, contents, get_block, get_inline},
+    probe::{Fault, First, Memory, contents, first_block, first_inline, get_block, get_inline},
     shape::{BUCKET, LONGEST_KEY, LONGEST_VALUE, Layout, STRIPES, Shape, row},
     shard::{Shard, hash_bytes, hash_word},
 };
 use crate::{
-    atomic::{Relaxed, Release},
+    atomic::{Relaxed, Release, Word64},
+    codec::Room,
     error::{CreateError, HandleError, LockError, MapError},
     os::memory,
     segment::{
@@ -218,9 +219,25 @@ impl Engine {
     }
 
     /// The value of a key, both of at most 8 bytes: of an inline map. No allocation.
-    #[inline]
+    ///
+    /// What most calls come to is short and in the caller's code: how many of them are under way at once, each waiting for
+    /// its bucket, is a matter of their instructions.
+    #[inline(always)]
     pub(crate) fn get8(&self, key: u64) -> Result<Option<u64>, MapError> {
         debug_assert!(self.layout.inline.is_some());
+        let hash = hash_word(self.seeds, key);
+        if self.object.holder_now().is_some()
+            && let Some(found) = first_inline(&self.shard_of(hash).inline(), hash, key)
+        {
+            return Ok(found);
+        }
+        self.get8_whole(key)
+    }
+
+    /// The same, whatever it takes.
+    #[cold]
+    #[inline(never)]
+    fn get8_whole(&self, key: u64) -> Result<Option<u64>, MapError> {
         let hash = hash_word(self.seeds, key);
         let shard = self.shard_of(hash);
         match self.looking(|| get_inline(&shard, hash, key)) {
@@ -231,29 +248,50 @@ impl Engine {
 
     /// Copies the value of `key` into `out`. `false`: there is none, and `out` is what it was, or anything.
     #[inline]
-    pub(crate) fn get(&self, key: &[u8], out: &mut Vec<u8>) -> Result<bool, MapError> {
-        self.read(key, |value| {
-            let Value::Words(words, len) = value else {
-                let Value::Word(value, len) = value else { unreachable!("one of two") };
-                out.clear();
-                out.extend_from_slice(&value.to_ne_bytes()[..len]);
-                return;
-            };
-            if out.len() != len {
-                out.clear();
-                out.resize(len, 0);
-            }
-            load_bytes(words, out);
-        })
+    pub(crate) fn get(&self, key: &[u8], out: &mut impl Room) -> Result<bool, MapError> {
+        self.read(key, |value| copy(value, out))
+    }
+
+    /// The same, if that can be done at once: see [`Self::get8`]. `None` if not.
+    #[inline(always)]
+    pub(crate) fn get_at_once(&self, key: &[u8], out: &mut impl Room) -> Option<bool> {
+        self.read_at_once(key, &mut |value| copy(value, out))
     }
 
     /// Is `key` there?
+    #[inline]
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool, MapError> {
         self.read(key, |_| ())
     }
 
-    #[inline(always)]
+    #[inline]
     fn read(&self, key: &[u8], mut take: impl FnMut(Value<'_>)) -> Result<bool, MapError> {
+        match self.read_at_once(key, &mut take) {
+            Some(found) => Ok(found),
+            None => self.read_whole(key, &mut take),
+        }
+    }
+
+    #[inline(always)]
+    fn read_at_once(&self, key: &[u8], take: &mut impl FnMut(Value<'_>)) -> Option<bool> {
+        if self.layout.inline.is_some() || self.object.holder_now().is_none() {
+            return None;
+        }
+        let hash = hash_bytes(self.seeds, key);
+        let shard = self.shard_of(hash).out_of_line();
+        match first_block(&shard, hash, key) {
+            First::Seen(seen) => {
+                taken(seen.block(), take)?;
+                seen.holds().then_some(true)
+            }
+            First::Absent => Some(false),
+            First::Unsure => None,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn read_whole(&self, key: &[u8], take: &mut impl FnMut(Value<'_>)) -> Result<bool, MapError> {
         if let Some((longest, width)) = self.layout.inline {
             if key.len() > usize::from(longest) {
                 return Ok(false);
@@ -266,13 +304,7 @@ impl Engine {
         }
         let hash = hash_bytes(self.seeds, key);
         let shard = self.shard_of(hash);
-        let mut look = || {
-            get_block(&shard, hash, key, |block| {
-                let (_, len, _, words) = contents(block)?;
-                take(Value::Words(words, len));
-                Some(())
-            })
-        };
+        let mut look = || get_block(&shard, hash, key, |block| taken(block, take));
         match self.looking(&mut look) {
             Ok(found) => Ok(found),
             Err(fault) => self.insist(shard.index, fault, look),
@@ -743,6 +775,32 @@ impl Engine {
             Err(fault) => self.insist(shard, fault, look),
         }
     }
+}
+
+/// A value into the room that it needs, if that can be had.
+#[inline(always)]
+fn copy(value: Value<'_>, out: &mut impl Room) {
+    match value {
+        Value::Words(words, len) => {
+            if let Some(room) = out.room(len) {
+                load_bytes(words, room);
+            }
+        }
+        Value::Word(value, len) => {
+            let len = len.min(8);
+            if let Some(room) = out.room(len) {
+                room.copy_from_slice(&value.to_ne_bytes()[..len]);
+            }
+        }
+    }
+}
+
+/// The value of a block to `take`; `None` if the block is not what we write.
+#[inline(always)]
+fn taken(block: &[Word64], take: &mut impl FnMut(Value<'_>)) -> Option<()> {
+    let (_, len, _, words) = contents(block)?;
+    take(Value::Words(words, len));
+    Some(())
 }
 
 fn clear_bucket(shard: &Shard<'_>, b: u64, inline: bool) -> Result<(), Refusal> {

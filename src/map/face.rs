@@ -26,7 +26,7 @@ use super::{
     shape::Shape,
 };
 use crate::{
-    codec::{Codec, Key, Scratch},
+    codec::{Codec, Key, Room, Scratch, Source},
     error::{CreateError, EncodeError, HandleError, MapError},
     segment::{Kind, Object, Place, Segment, Stamp, handle, record::short_name},
 };
@@ -197,13 +197,12 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
             let key = word::<K>(key)?;
             return self.engine.get8(key)?.map(|value| self.value_of(key, value)).transpose();
         }
-        K::with_bytes(key, |key| {
-            let mut bytes = Scratch::take();
-            match self.engine.get(key, &mut bytes)? {
-                true => decode::<V>(&bytes, key).map(Some),
-                false => Ok(None),
-            }
-        })?
+        let mut found = Ok(None);
+        match K::with_bytes(key, |key| V::receive(&Entry { engine: &self.engine, key }, &mut found)) {
+            Ok(()) => {}
+            Err(e) => found = Err(e.into()),
+        }
+        found
     }
 
     /// The value into `out`, whose memory is used again: no allocation for a `String` or `Vec` that is large enough. `false`
@@ -226,12 +225,12 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
         }
         K::with_bytes(key, |key| {
             let mut bytes = Scratch::take();
-            if !self.engine.get(key, &mut bytes)? {
+            if !self.engine.get(key, &mut *bytes)? {
                 return Ok(false);
             }
             match V::decode_into(&bytes, out) {
                 true => Ok(true),
-                false => Err(MapError::Decode { key: key.to_vec() }),
+                false => Err(undecodable(key)),
             }
         })?
     }
@@ -254,7 +253,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
             return Ok(found.map(|value| f(&value.to_le_bytes()[..usize::from(size)])));
         }
         let mut bytes = Scratch::take();
-        let found = K::with_bytes(key, |key| self.engine.get(key, &mut bytes))??;
+        let found = K::with_bytes(key, |key| self.engine.get(key, &mut *bytes))??;
         Ok(found.then(|| f(&bytes)))
     }
 
@@ -498,7 +497,37 @@ pub(super) fn word<C: Codec>(value: C::Ref<'_>) -> Result<u64, MapError> {
 
 #[inline]
 pub(super) fn decode<V: Codec>(value: &[u8], key: &[u8]) -> Result<V::Owned, MapError> {
-    V::decode(value).ok_or_else(|| MapError::Decode { key: key.to_vec() })
+    V::decode(value).ok_or_else(|| undecodable(key))
+}
+
+#[cold]
+fn undecodable(key: &[u8]) -> MapError {
+    MapError::Decode { key: key.to_vec() }
+}
+
+/// The value of a key.
+struct Entry<'a> {
+    engine: &'a Engine,
+    key: &'a [u8],
+}
+
+impl Source for Entry<'_> {
+    type Error = MapError;
+
+    #[inline]
+    fn read(&self, room: &mut impl Room) -> Result<bool, MapError> {
+        self.engine.get(self.key, room)
+    }
+
+    #[inline(always)]
+    fn read_at_once(&self, room: &mut impl Room) -> Option<bool> {
+        self.engine.get_at_once(self.key, room)
+    }
+
+    #[cold]
+    fn undecodable(&self) -> MapError {
+        undecodable(self.key)
+    }
 }
 
 impl<K: Key, V: Codec> IntoIterator for &SharedMap<K, V> {

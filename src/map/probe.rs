@@ -34,8 +34,8 @@
 use super::{
     mutation::{Mutation, broken},
     shape::{
-        BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, NEXT, PAIRS, SLOTS, THERE, THERE_BITS, address,
-        slot_place, slot_tag, tag,
+        BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, MOST_PLACE, NEXT, PAIRS, SLOTS, THERE, THERE_BITS,
+        address, slot_place, slot_tag, slot_word, tag,
     },
 };
 use crate::{
@@ -123,18 +123,46 @@ fn is_of_chain(bucket: Bucket<'_>, first: Bucket<'_>, next: u64) -> bool {
 // ---- inline ----
 
 /// The value of `key`.
-#[inline(always)]
 pub(super) fn get_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Result<Option<u64>, Fault> {
-    match try_inline(memory, hash, key) {
-        Try::Sure(found) => Ok(found),
-        _ => again(memory, hash, key),
+    match first_inline(memory, hash, key) {
+        Some(found) => Ok(found),
+        None => until_sure(|| try_inline(memory, hash, key)),
     }
 }
 
-#[cold]
-#[inline(never)]
-fn again<M: Memory>(memory: &M, hash: u64, key: u64) -> Result<Option<u64>, Fault> {
-    until_sure(|| try_inline(memory, hash, key))
+/// The value of `key`, if the first bucket of its chain says it at once: what most looks come to.
+#[inline(always)]
+pub(super) fn first_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Option<Option<u64>> {
+    let n = memory.state().load(Acquire);
+    if n == 0 {
+        return Some(None);
+    }
+    let b = address(hash, n);
+    let first = memory.bucket(b)?;
+    let next = first[NEXT].load(Acquire);
+    match in_bucket(first, key) {
+        Try::Sure(Some(value)) => Some(Some(value)),
+        Try::Sure(None) if next & LINK_BITS == 0 && is_miss(memory, hash, (n, b, next), first) => Some(None),
+        _ => None,
+    }
+}
+
+/// The value of `key`, if it is in this bucket.
+#[inline(always)]
+fn in_bucket(bucket: Bucket<'_>, key: u64) -> Try<Option<u64>> {
+    let there = bucket[THERE].load(Acquire);
+    let hits = pairs_of(bucket, there, key);
+    if hits == 0 {
+        return Try::Sure(None);
+    }
+    let value = bucket[PAIRS + hits.trailing_zeros() as usize % PAIRS].load(Relaxed);
+    if !broken(Mutation::HitWithoutFence) {
+        fence(Acquire);
+    }
+    match bucket[THERE].load(Relaxed) == there || broken(Mutation::HitWithoutVersion) {
+        true => Try::Sure(Some(value)),
+        false => Try::Again,
+    }
 }
 
 /// Which pairs of the bucket have this key, as bits. Without a branch per pair: which one it is cannot be foretold, and
@@ -148,7 +176,6 @@ pub(super) fn pairs_of(bucket: Bucket<'_>, there: u64, key: u64) -> u64 {
     hits & there & THERE_BITS
 }
 
-#[inline(always)]
 fn try_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Try<Option<u64>> {
     let n = memory.state().load(Acquire);
     if n == 0 {
@@ -159,18 +186,11 @@ fn try_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Try<Option<u64>> {
     let first_next = first[NEXT].load(Acquire);
     let (mut bucket, mut next) = (first, first_next);
     for _ in 0..HOPS {
-        let there = bucket[THERE].load(Acquire);
-        let hits = pairs_of(bucket, there, key);
-        if hits != 0 {
-            let value = bucket[PAIRS + hits.trailing_zeros() as usize % PAIRS].load(Relaxed);
-            if !broken(Mutation::HitWithoutFence) {
-                fence(Acquire);
-            }
-            let same = bucket[THERE].load(Relaxed) == there || broken(Mutation::HitWithoutVersion);
-            return match same && is_of_chain(bucket, first, first_next) {
-                true => Try::Sure(Some(value)),
-                false => Try::Again,
-            };
+        match in_bucket(bucket, key) {
+            Try::Sure(None) => {}
+            // The fence is behind the copy.
+            Try::Sure(_) if !is_of_chain(bucket, first, first_next) => return Try::Again,
+            other => return other,
         }
         if next & LINK_BITS == 0 {
             return match is_miss(memory, hash, (n, b, first_next), first) {
@@ -190,11 +210,12 @@ fn try_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Try<Option<u64>> {
 /// Which slots of the bucket have the hash's tag, as bits.
 #[inline(always)]
 pub(super) fn slots_of(bucket: Bucket<'_>, hash: u64) -> u64 {
-    let tag = tag(hash);
+    let wanted = slot_word(hash, 0);
     let mut hits = 0;
     for (i, word) in bucket[..SLOTS].iter().enumerate() {
-        let word = word.load(Relaxed);
-        hits |= u64::from((slot_tag(word) == tag) & (word != 0)) << i;
+        // With the same tag, the place is left; 0 is that of an empty slot.
+        let place = word.load(Relaxed) ^ wanted;
+        hits |= u64::from(place.wrapping_sub(1) < MOST_PLACE) << i;
     }
     hits
 }
@@ -233,41 +254,72 @@ pub(super) fn contents(block: &[Word64]) -> Option<(usize, usize, &[Word64], &[W
     Some((key, value, keys, words.get(..words_for(value))?))
 }
 
-/// Looks at slot `i` of `bucket`, which had the right tag.
+/// A block, as the slot and its own first word said when it was looked at.
+pub(super) struct Seen<'a> {
+    slot: &'a Word64,
+    word: u64,
+    block: &'a [Word64],
+    life: u64,
+}
+
+impl<'a> Seen<'a> {
+    /// What `slot`, which had the right tag, names.
+    #[inline(always)]
+    fn at<M: Memory>(memory: &'a M, slot: &'a Word64, hash: u64) -> Try<Self> {
+        let word = slot.load(Acquire);
+        if word == 0 || slot_tag(word) != tag(hash) {
+            return Try::Again;
+        }
+        if let Some(block) = memory.block(slot_place(word))
+            && let Some(generation) = block.first()
+        {
+            let life = generation.load(Acquire);
+            if life & FREE_BIT == 0 {
+                return Try::Sure(Self { slot, word, block, life });
+            }
+        }
+        fence(Acquire);
+        if slot.load(Relaxed) == word { Try::Damaged } else { Try::Again }
+    }
+
+    /// Its words.
+    #[inline(always)]
+    pub(super) fn block(&self) -> &'a [Word64] {
+        self.block
+    }
+
+    /// Is what was read of it since what was there?
+    #[inline(always)]
+    pub(super) fn holds(&self) -> bool {
+        if !broken(Mutation::HitWithoutFence) {
+            fence(Acquire);
+        }
+        let again = || self.slot.load(Acquire) == self.word;
+        let same = || self.block[0].load(Relaxed) == self.life || broken(Mutation::HitWithoutVersion);
+        match broken(Mutation::GenerationFirst) {
+            false => again() && same(),
+            true => same() && again(),
+        }
+    }
+}
+
+/// Looks at a slot, which had the right tag.
 #[inline(always)]
 fn look<M: Memory>(
     memory: &M,
     slot: &Word64,
     hash: u64,
     accept: impl Fn(&[Word64]) -> bool,
-    mut take: impl FnMut(&[Word64]) -> Option<()>,
+    take: &mut impl FnMut(&[Word64]) -> Option<()>,
 ) -> Try<bool> {
-    let word = slot.load(Acquire);
-    if word == 0 || slot_tag(word) != tag(hash) {
-        return Try::Again;
-    }
-    let changed = |or_else: Try<bool>| {
-        fence(Acquire);
-        if slot.load(Relaxed) == word { or_else } else { Try::Again }
+    let seen = match Seen::at(memory, slot, hash) {
+        Try::Sure(seen) => seen,
+        Try::Again => return Try::Again,
+        Try::Damaged => return Try::Damaged,
     };
-    let Some(block) = memory.block(slot_place(word)) else { return changed(Try::Damaged) };
-    let Some(generation) = block.first() else { return changed(Try::Damaged) };
-    let life = generation.load(Acquire);
-    if life & FREE_BIT != 0 {
-        return changed(Try::Damaged);
-    }
-    let found = accept(block);
-    let taken = !found || take(block).is_some();
-    if !broken(Mutation::HitWithoutFence) {
-        fence(Acquire);
-    }
-    let again = || slot.load(Acquire) == word;
-    let same = || generation.load(Relaxed) == life || broken(Mutation::HitWithoutVersion);
-    let unchanged = match broken(Mutation::GenerationFirst) {
-        false => again() && same(),
-        true => same() && again(),
-    };
-    match (unchanged, taken) {
+    let found = accept(seen.block());
+    let taken = !found || take(seen.block()).is_some();
+    match (seen.holds(), taken) {
         (false, _) => Try::Again,
         (true, false) => Try::Damaged,
         (true, true) => Try::Sure(found),
@@ -275,20 +327,49 @@ fn look<M: Memory>(
 }
 
 /// Whether `key` is there; if so, `take` had its block last.
-#[inline(always)]
 pub(super) fn get_block<M: Memory>(
     memory: &M,
     hash: u64,
     key: &[u8],
     mut take: impl FnMut(&[Word64]) -> Option<()>,
 ) -> Result<bool, Fault> {
-    match try_block(memory, hash, key, &mut take) {
-        Try::Sure(found) => Ok(found),
-        _ => until_sure(|| try_block(memory, hash, key, &mut take)),
+    match first_block(memory, hash, key) {
+        First::Absent => return Ok(false),
+        First::Seen(seen) if take(seen.block()).is_some() && seen.holds() => return Ok(true),
+        _ => {}
+    }
+    until_sure(|| try_block(memory, hash, key, &mut take))
+}
+
+/// What the first bucket of a chain says at once.
+pub(super) enum First<'a> {
+    /// This is the key's block, if what is copied of it [holds](Seen::holds).
+    Seen(Seen<'a>),
+    Absent,
+    Unsure,
+}
+
+/// The block of `key`, if the first slot with its tag in the first bucket of its chain has it: what most looks come to.
+#[inline(always)]
+pub(super) fn first_block<'a, M: Memory>(memory: &'a M, hash: u64, key: &[u8]) -> First<'a> {
+    let n = memory.state().load(Acquire);
+    if n == 0 {
+        return First::Absent;
+    }
+    let b = address(hash, n);
+    let Some(first) = memory.bucket(b) else { return First::Unsure };
+    let next = first[NEXT].load(Acquire);
+    let hits = slots_of(first, hash);
+    if hits == 0 {
+        let sure = next & LINK_BITS == 0 && is_miss(memory, hash, (n, b, next), first);
+        return if sure { First::Absent } else { First::Unsure };
+    }
+    match Seen::at(memory, &first[hits.trailing_zeros() as usize % SLOTS], hash) {
+        Try::Sure(seen) if is_of(seen.block(), hash, key) => First::Seen(seen),
+        _ => First::Unsure,
     }
 }
 
-#[inline(always)]
 fn try_block<M: Memory>(
     memory: &M,
     hash: u64,
@@ -307,7 +388,7 @@ fn try_block<M: Memory>(
         let mut hits = slots_of(bucket, hash);
         while hits != 0 {
             let slot = &bucket[hits.trailing_zeros() as usize % SLOTS];
-            match look(memory, slot, hash, |block| is_of(block, hash, key), &mut *take) {
+            match look(memory, slot, hash, |block| is_of(block, hash, key), take) {
                 Try::Sure(true) if is_of_chain(bucket, first, first_next) => return Try::Sure(true),
                 Try::Sure(true) => return Try::Again,
                 Try::Sure(false) => hits &= hits - 1,
@@ -410,7 +491,7 @@ fn blocks<M: Memory>(
             continue;
         }
         let hash = slot_tag(word) << 24; // only its tag counts
-        match look(memory, slot, hash, |_| true, |block| each(Entry::Block(block))) {
+        match look(memory, slot, hash, |_| true, &mut |block| each(Entry::Block(block))) {
             Try::Sure(_) => {}
             Try::Again => return Try::Again,
             Try::Damaged => return Try::Damaged,

@@ -45,6 +45,7 @@ pub(super) const LINK_VERSION: u64 = 1 << 32;
 
 /// Bits of a place.
 const PLACE_BITS: u32 = 48;
+pub(super) const MOST_PLACE: u64 = (1 << PLACE_BITS) - 1;
 const REGION_SHIFT: u32 = 36;
 
 /// Words of a block before its key.
@@ -59,9 +60,10 @@ pub(super) const REGION_HEADER: usize = 8;
 /// Which bucket of `n` has the entries of `hash`: linear hashing.
 #[inline(always)]
 pub(super) fn address(hash: u64, n: u64) -> u64 {
-    let level = 63 - (n | 1).leading_zeros();
-    let wide = hash & (2u64 << level).wrapping_sub(1);
-    if wide < n { wide } else { wide & ((1 << level) - 1) }
+    // As many bits as `n` has.
+    let mask = u64::MAX >> (n | 1).leading_zeros();
+    let (wide, narrow) = (hash & mask, hash & (mask >> 1));
+    if wide < n { wide } else { narrow }
 }
 
 /// How many low bits of the hash decide that an entry is in bucket `b` of `n`.
@@ -95,7 +97,7 @@ pub(super) fn slot_tag(word: u64) -> u64 {
 
 #[inline(always)]
 pub(super) fn slot_place(word: u64) -> u64 {
-    word & ((1 << PLACE_BITS) - 1)
+    word & MOST_PLACE
 }
 
 pub(super) fn place(region: usize, word: usize) -> u64 {

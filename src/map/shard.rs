@@ -215,10 +215,25 @@ impl Space for Shard<'_> {
 }
 
 impl<'a> Shard<'a> {
+    /// The same, known to be of an inline map where it is used.
+    #[inline(always)]
+    pub(super) fn inline(self) -> Self {
+        let inline = Some(self.layout.inline.unwrap_or((8, 8)));
+        Self { layout: Layout { inline, ..self.layout }, ..self }
+    }
+
+    /// The same, known to be of a map that is not inline.
+    #[inline(always)]
+    pub(super) fn out_of_line(self) -> Self {
+        Self { layout: Layout { inline: None, ..self.layout }, ..self }
+    }
+
+    #[inline(always)]
     fn chunks(&self) -> usize {
         self.index * self.layout.shard_parts()
     }
 
+    #[inline(always)]
     fn region(&self, region: usize) -> usize {
         self.chunks() + CHUNKS + OVERFLOW_CHUNKS + region
     }

@@ -19,6 +19,11 @@ impl Bytes {
         Self(mapping)
     }
 
+    /// Where they begin.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.0.base()
+    }
+
     #[inline]
     fn at(&self, offset: u64, bytes: u64, align: u64) -> NonNull<u8> {
         let end = offset.checked_add(bytes);
@@ -35,13 +40,6 @@ impl Bytes {
     pub(crate) fn w64(&self, offset: u64) -> &Word64 {
         // SAFETY: in bounds and aligned, by `at`; mapped as long as `self`; any bytes are a valid atomic.
         unsafe { self.at(offset, 8, 8).cast().as_ref() }
-    }
-
-    /// Eight 64-bit words from `offset`.
-    #[inline]
-    pub(crate) fn line64(&self, offset: u64) -> &[Word64; 8] {
-        // SAFETY: in bounds and aligned, by `at`; mapped as long as `self`; any bytes are valid atomics.
-        unsafe { self.at(offset, 64, 8).cast().as_ref() }
     }
 
     /// `len` 64-bit words from `offset`.

@@ -11,6 +11,7 @@ use super::{
     Segment,
     keep::Place,
     owner::{OWNER_BITS, Owner},
+    parts::{LINE, Part},
 };
 use crate::{
     atomic::{AcqRel, Acquire, Private32, Private64, Relaxed, Word32, Word64, fence},
@@ -35,6 +36,8 @@ pub(crate) struct Object {
     /// See `parts`: the table, and which of its words were found good.
     table: NonNull<[Word64]>,
     known: Box<[Private64]>,
+    /// Where the words of a part would begin whose block is at offset 0.
+    origin: *const u8,
     /// The first of each, or a word of our own where there is none: the fast paths do not look at lengths.
     first32: NonNull<Word32>,
     first64: NonNull<Word64>,
@@ -132,6 +135,7 @@ impl Object {
             w64: NonNull::from(w64),
             table: NonNull::from(table),
             known: table.iter().map(|_| Private64::new(0)).collect(),
+            origin: segment.bytes().start().as_ptr().wrapping_add(segment.geometry().record_bytes() as usize),
             first32: NonNull::from(w32.first().unwrap_or(&NOWHERE.0)),
             first64: NonNull::from(w64.first().unwrap_or(&NOWHERE.1)),
             holder: Holder::default(),
@@ -185,10 +189,27 @@ impl Object {
         unsafe { self.table.as_ref() }
     }
 
-    /// Words of the table that this process found good.
+    /// What this process found good of the table's word for a part, if it has looked.
     #[inline(always)]
-    pub(super) fn known(&self) -> &[Private64] {
-        &self.known
+    pub(super) fn known(&self, index: usize) -> Option<Known<'_>> {
+        // Relaxed: the word says all, and its words were looked at before it came here.
+        match self.known.get(index)?.load(Relaxed) {
+            0 => None,
+            word => Some(Known { object: self, word }),
+        }
+    }
+
+    /// From now on, `word` (not 0) is [`Self::known`].
+    ///
+    /// # Panics
+    /// If it does not lead into the segment.
+    pub(super) fn know(&self, index: usize, word: u64) -> Known<'_> {
+        let known = Known { object: self, word };
+        // Checked here once, for all uses of `Known`.
+        let words = self.segment.part_words(word);
+        assert!(std::ptr::eq(words.as_ptr(), known.start()) && words.len() == known.len());
+        self.known[index].store(word, Relaxed);
+        known
     }
 
     /// The first 32-bit word: the lock, if the object has one.
@@ -285,6 +306,49 @@ impl Object {
 
     pub(super) fn set_lost(&self) {
         self.lost.store(1, Relaxed);
+    }
+}
+
+/// A part that was looked up: no look at the table, the segment's size or the part's block is needed any more.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    object: &'a Object,
+    word: u64,
+}
+
+impl<'a> Known<'a> {
+    /// The table's word.
+    #[inline(always)]
+    pub(super) fn word(self) -> u64 {
+        self.word
+    }
+
+    #[inline(always)]
+    fn start(self) -> *const Word64 {
+        self.object.origin.wrapping_add(Part::decode(self.word).at as usize).cast()
+    }
+
+    #[inline(always)]
+    fn len(self) -> usize {
+        (Part::decode(self.word).bytes / 8) as usize
+    }
+
+    #[inline(always)]
+    pub(super) fn words(self) -> &'a [Word64] {
+        // SAFETY: in the mapping, by the check in `know`, from which alone a `Known` comes; the object keeps the mapping;
+        // any bytes are valid atomics.
+        unsafe { std::slice::from_raw_parts(self.start(), self.len()) }
+    }
+
+    /// Line `line` of 64 bytes.
+    #[inline(always)]
+    pub(super) fn line(self, line: u64) -> Option<&'a [Word64; 8]> {
+        if line >= Part::decode(self.word).bytes / LINE {
+            return None;
+        }
+        let start = self.start().wrapping_byte_add((line * LINE) as usize);
+        // SAFETY: as above, and within the part, which is whole lines.
+        Some(unsafe { &*start.cast() })
     }
 }
 

@@ -35,6 +35,7 @@ use super::{
     Object, Segment,
     extents::{Block, State},
     keep::Keep,
+    object::Known,
     record,
 };
 use crate::{
@@ -43,15 +44,15 @@ use crate::{
 };
 
 /// The unit of both numbers of a table word.
-const LINE: u64 = 64;
+pub(super) const LINE: u64 = 64;
 const LENGTH_BITS: u32 = 30;
 const LENGTH: u64 = (1 << LENGTH_BITS) - 1;
 
 /// A table word that is not 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Part {
-    at: u64,
-    bytes: u64,
+pub(super) struct Part {
+    pub(super) at: u64,
+    pub(super) bytes: u64,
 }
 
 impl Part {
@@ -61,7 +62,8 @@ impl Part {
         (at < 1 << (u64::BITS - LENGTH_BITS) && lines <= LENGTH).then_some(at << LENGTH_BITS | lines)
     }
 
-    fn decode(word: u64) -> Self {
+    #[inline(always)]
+    pub(super) fn decode(word: u64) -> Self {
         Self { at: (word >> LENGTH_BITS) * LINE, bytes: (word & LENGTH) * LINE }
     }
 }
@@ -178,7 +180,7 @@ impl Segment {
         is_part_of(state, parent) && part.bytes + self.geometry().record_bytes() <= block.bytes
     }
 
-    fn part_words(&self, word: u64) -> &[Word64] {
+    pub(super) fn part_words(&self, word: u64) -> &[Word64] {
         let part = Part::decode(word);
         self.bytes().words64(part.at + self.geometry().record_bytes(), (part.bytes / 8) as usize)
     }
@@ -262,44 +264,35 @@ impl Object {
     }
 
     /// The words of a part; `None` if there is none, or if the table's word is nothing that we wrote.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn part(&self, index: usize) -> Option<&[Word64]> {
         // Acquire: the part is whole.
         let word = self.table().get(index)?.load(Acquire);
-        // Relaxed: the word says all, and was checked before it was put there.
-        if word == 0 || self.known().get(index)?.load(Relaxed) != word {
-            return self.part_slow(index, word);
+        match self.known(index) {
+            Some(known) if known.word() == word => Some(known.words()),
+            _ => self.part_slow(index, word).map(Known::words),
         }
-        Some(self.segment().part_words(word))
     }
 
     /// Line `line` of a part that is never detached: without a look at the table once it is known.
     #[inline(always)]
     pub(crate) fn lasting_line(&self, index: usize, line: u64) -> Option<&[Word64; 8]> {
-        let word = match self.known().get(index)?.load(Relaxed) {
-            0 => self.first_look(index)?,
-            word => word,
-        };
-        if line >= word & LENGTH {
-            return None;
+        match self.known(index) {
+            Some(known) => known.line(line),
+            None => self.first_look(index)?.line(line),
         }
-        let at = Part::decode(word).at + self.segment().geometry().record_bytes();
-        Some(self.segment().bytes().line64(at + line * LINE))
     }
 
     #[cold]
-    fn first_look(&self, index: usize) -> Option<u64> {
-        self.part(index)?;
-        Some(self.known()[index].load(Relaxed)).filter(|&word| word != 0)
+    #[inline(never)]
+    fn first_look(&self, index: usize) -> Option<Known<'_>> {
+        self.part_slow(index, self.table().get(index)?.load(Acquire))
     }
 
     #[cold]
-    fn part_slow(&self, index: usize, word: u64) -> Option<&[Word64]> {
-        if word == 0 || !self.segment().look_up(self.place().at, word) {
-            return None;
-        }
-        self.known()[index].store(word, Relaxed);
-        Some(self.segment().part_words(word))
+    #[inline(never)]
+    fn part_slow(&self, index: usize, word: u64) -> Option<Known<'_>> {
+        (word != 0 && self.segment().look_up(self.place().at, word)).then(|| self.know(index, word))
     }
 }
 
