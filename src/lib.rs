@@ -62,9 +62,6 @@ pub mod sync;
 #[cfg(not(loom))]
 pub mod array;
 #[cfg(not(loom))]
-#[doc(hidden)]
-pub mod bare;
-#[cfg(not(loom))]
 pub mod docs;
 #[cfg(not(loom))]
 mod manager;
@@ -137,6 +134,28 @@ pub fn segments() -> Result<Vec<SegmentInfo>, OpenError> {
 #[cfg(not(loom))]
 pub fn clear_stale() -> Result<u64, OpenError> {
     segment::census::clear_stale()
+}
+
+/// Takes the name away from a named segment, or from whatever else of this user has it and cannot be opened: one that
+/// persists, of another version, damaged. Who has it open keeps it; who opens or creates the name does not find it. Of a
+/// manager that is open here: [`Manager::unlink`].
+///
+/// # Errors
+/// [`OpenError::NotFound`] if nothing has that name; [`OpenError::Foreign`]; [`OpenError::NotAFile`] if it is a directory,
+/// a link or a pipe; [`OpenError::Busy`] if somebody who is about to take it away was stopped.
+///
+/// ```
+/// use allmend::{Manager, OpenError};
+///
+/// let name = format!("allmend-doc-remove-{}", std::process::id());
+/// Manager::create(&name)?.persist()?;
+/// allmend::remove_segment(&name)?;
+/// assert!(matches!(Manager::open(&name), Err(OpenError::NotFound { .. })));
+/// # Ok::<(), allmend::Error>(())
+/// ```
+#[cfg(not(loom))]
+pub fn remove_segment(name: &str) -> Result<(), OpenError> {
+    segment::Segment::remove_named(name)
 }
 
 /// Kill points, for tests of builds with `cfg(allmend_crash)`.

@@ -5,10 +5,10 @@
 mod harness;
 
 use allmend::{
-    CreateError, LockError, NameFault, OpenError,
-    bare::{Bare, Options},
+    CreateError, LockError, Manager, ManagerBuilder, NameFault, OpenError, SharedAtomic, SharedValue,
+    VerifyError,
 };
-use harness::{End, Line, die, fork};
+use harness::{End, Line, die, fork, inode};
 use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
@@ -38,15 +38,13 @@ fn main() {
 }
 
 /// A small one, and a name that no other test process has.
-const SMALL: Options = Options {
-    reserve: Some(8 << 20),
-    max_processes: Some(20),
-    mode: 0o600,
-    foreign: false,
-    read_only: false,
-};
-const LOOK: Options =
-    Options { reserve: None, max_processes: None, mode: 0o600, foreign: false, read_only: true };
+fn small() -> ManagerBuilder {
+    Manager::builder().reserve(8 << 20).max_processes(20)
+}
+
+fn look() -> ManagerBuilder {
+    Manager::builder().read_only()
+}
 
 fn name(what: &str) -> String {
     format!("test-{}-{what}", std::process::id())
@@ -80,33 +78,34 @@ fn there(name: &str) -> bool {
     path(name).symlink_metadata().is_ok()
 }
 
-fn not_found(opened: Result<Bare, OpenError>) -> bool {
+fn not_found(opened: Result<Manager, OpenError>) -> bool {
     matches!(opened, Err(OpenError::NotFound { .. }))
 }
 
 fn created_found_and_gone() {
     let name = name("a");
-    assert!(not_found(Bare::open(&name, SMALL)));
-    let segment = Bare::create(&name, SMALL).unwrap();
+    assert!(not_found(small().open(&name)));
+    let segment = small().create(&name).unwrap();
     assert_eq!(segment.name(), Some(&*name));
-    assert!(matches!(Bare::create(&name, SMALL), Err(OpenError::Exists { .. })));
+    assert!(matches!(small().create(&name), Err(OpenError::Exists { .. })));
     let listed = allmend::segments().unwrap();
     let info = listed.iter().find(|info| info.name == name).unwrap();
     assert_eq!((info.processes, info.persistent, info.stale), (1, false, false));
     assert!(info.reserved >= 1 << 20 && info.committed > 0 && info.committed < info.reserved, "{info:?}");
     assert_eq!(path(&name).metadata().unwrap().mode() & 0o7777, 0o600);
-    let (value, at) = segment.value(5u64).unwrap();
+    let value = segment.value("n", 5u64).unwrap();
     fork(|| {
         drop((segment.clone(), value.clone()));
         assert_eq!(value.get(), 5);
     })
     .succeeds("a forked child");
+    segment.remove("n").unwrap();
+    assert_eq!(segment.verify().unwrap().objects, 1);
     drop(value);
-    assert_eq!(segment.verify().unwrap().objects, 0);
-    assert!(segment.open_value::<u64>(at).is_err(), "its last handle is gone");
+    assert_eq!(segment.verify().unwrap().objects, 0, "its name and its last handle are gone");
     drop(segment);
     assert!(!there(&name));
-    assert!(not_found(Bare::open(&name, SMALL)));
+    assert!(not_found(small().open(&name)));
 }
 
 /// Runs `body` in a process that has nothing of ours: the test's own segments are not inherited knowledge.
@@ -119,10 +118,9 @@ fn two_programs_share_a_value() {
     let (ready, go) = (Line::new(), Line::new());
     // Forked before there is a segment, so each opens it for itself.
     let creator = stranger(|| {
-        let segment = Bare::create(&name, SMALL).unwrap();
-        let (value, (at, generation)) = segment.value(0u64).unwrap();
-        ready.send(at);
-        ready.send(generation);
+        let segment = small().create(&name).unwrap();
+        let value = segment.value("n", 0u64).unwrap();
+        ready.send(0);
         for _ in 0..20_000 {
             value.update(|v| *v += 1).unwrap();
         }
@@ -130,9 +128,9 @@ fn two_programs_share_a_value() {
         assert_eq!(value.get(), 40_000);
         assert_eq!(segment.verify().unwrap().objects, 1);
     });
-    let at = (ready.receive(), ready.receive());
-    let segment = Bare::open(&name, SMALL).unwrap();
-    let value = segment.open_value::<u64>(at).unwrap();
+    ready.receive();
+    let segment = small().open(&name).unwrap();
+    let value = segment.value("n", 9u64).unwrap();
     for _ in 0..20_000 {
         value.update(|v| *v += 1).unwrap();
     }
@@ -148,12 +146,12 @@ fn two_programs_share_a_value() {
 
 fn opened_twice_it_is_one() {
     let name = name("c");
-    let one = Bare::open_or_create(&name, SMALL).unwrap();
-    let two = Bare::open_or_create(&name, SMALL).unwrap();
-    let three = Bare::open(&name, SMALL).unwrap();
+    let one = small().open_or_create(&name).unwrap();
+    let two = small().open_or_create(&name).unwrap();
+    let three = small().open(&name).unwrap();
     assert_eq!(allmend::segments().unwrap().iter().find(|s| s.name == name).unwrap().processes, 1);
-    let (value, at) = one.value([1u64; 9]).unwrap();
-    let same = three.open_value::<[u64; 9]>(at).unwrap();
+    let value = one.value("n", [1u64; 9]).unwrap();
+    let same = three.value("n", [0u64; 9]).unwrap();
     let _guard = value.get_lock().unwrap();
     assert_eq!(same.get_lock().map(drop), Err(LockError::Deadlock), "one object, one record of who holds it");
     drop((one, two));
@@ -164,22 +162,22 @@ fn opened_twice_it_is_one() {
 
 fn the_last_one_out_takes_the_name() {
     let name = name("d");
-    let segment = Bare::create(&name, SMALL).unwrap();
+    let segment = small().create(&name).unwrap();
     let (ready, go) = (Line::new(), Line::new());
     let other = {
         drop(segment);
         stranger(|| {
-            let segment = Bare::create(&name, SMALL).unwrap();
+            let segment = small().create(&name).unwrap();
             ready.send(0);
             go.receive();
             drop(segment);
         })
     };
     ready.receive();
-    let segment = Bare::open(&name, SMALL).unwrap();
+    let segment = small().open(&name).unwrap();
     drop(segment);
     assert!(there(&name), "the other one is attached");
-    let look = Bare::open(&name, LOOK).unwrap();
+    let look = look().open(&name).unwrap();
     go.send(0);
     other.succeeds("the other one");
     assert!(there(&name), "who only looks is attached, too");
@@ -190,8 +188,8 @@ fn the_last_one_out_takes_the_name() {
 /// Leaves a segment that nobody is attached to.
 fn leave_stale(name: &str) {
     let mut child = stranger(|| {
-        let segment = Bare::create(name, SMALL).unwrap();
-        let _value = segment.value(7u64).unwrap();
+        let segment = small().create(name).unwrap();
+        let _value = segment.value("n", 7u64).unwrap();
         die()
     });
     assert!(child.end().was_killed());
@@ -203,68 +201,71 @@ fn stale_is_gone() {
     let (one, two, other) = (name("e"), name("f"), name("g"));
     leave_stale(&one);
     assert!(allmend::segments().unwrap().iter().any(|s| s.name == one && s.stale && s.processes == 0));
-    assert!(not_found(Bare::open(&one, LOOK)));
+    assert!(not_found(look().open(&one)));
     assert!(!there(&one), "an open takes it away");
     leave_stale(&one);
-    assert!(not_found(Bare::open(&one, SMALL)));
+    assert!(not_found(small().open(&one)));
     leave_stale(&one);
-    let new = Bare::open_or_create(&one, SMALL).unwrap();
+    let new = small().open_or_create(&one).unwrap();
     assert_eq!(new.verify().unwrap().objects, 0, "a new one");
     leave_stale(&two);
-    drop(Bare::create(&other, SMALL).unwrap());
+    drop(small().create(&other).unwrap());
     assert!(!there(&two), "a create of any name sweeps");
     leave_stale(&two);
     assert_eq!(allmend::clear_stale().unwrap(), 1);
     assert!(!there(&two));
     assert!(there(&one), "who is attached is not swept");
     leave_stale(&two);
-    drop(Bare::create(&two, SMALL).unwrap());
+    drop(small().create(&two).unwrap());
     leave_stale(&two);
-    Bare::remove(&two).unwrap();
+    allmend::remove_segment(&two).unwrap();
     assert!(!there(&two));
 }
 
 fn persist() {
     let name = name("h");
-    let at = {
-        let segment = Bare::create(&name, SMALL).unwrap();
+    {
+        let segment = small().create(&name).unwrap();
         segment.persist().unwrap();
-        // Nobody keeps an object of ours in a segment without a directory, so only a dead process's hold does.
-        segment.value(3u64).unwrap().1
-    };
+        segment.value("n", 3u64).unwrap();
+        // Without a name, so nobody keeps it.
+        let _nameless = segment.value("m", 4u64).unwrap();
+        segment.remove("m").unwrap();
+    }
     assert!(there(&name));
     let listed = allmend::segments().unwrap();
     let info = listed.iter().find(|info| info.name == name).unwrap();
     assert_eq!((info.processes, info.persistent, info.stale), (0, true, false));
     allmend::clear_stale().unwrap();
-    assert!(matches!(Bare::create(&name, SMALL), Err(OpenError::Exists { .. })));
-    let segment = Bare::open(&name, SMALL).unwrap();
-    assert!(segment.open_value::<u64>(at).is_err());
+    assert!(matches!(small().create(&name), Err(OpenError::Exists { .. })));
+    let segment = small().open(&name).unwrap();
+    assert_eq!(segment.verify().unwrap().objects, 1);
+    assert_eq!(segment.value("n", 0u64).unwrap().get(), 3, "with what has a name in it");
     drop(segment);
     assert!(there(&name));
     let mut child = stranger(|| {
-        let _segment = Bare::open(&name, SMALL).unwrap();
+        let _segment = small().open(&name).unwrap();
         die()
     });
     assert!(child.end().was_killed());
     assert!(there(&name), "nor does a kill change it");
-    drop(Bare::open(&name, LOOK).unwrap());
-    Bare::remove(&name).unwrap();
+    drop(look().open(&name).unwrap());
+    allmend::remove_segment(&name).unwrap();
     assert!(!there(&name));
-    assert!(matches!(Bare::remove(&name), Err(OpenError::NotFound { .. })));
+    assert!(matches!(allmend::remove_segment(&name), Err(OpenError::NotFound { .. })));
 }
 
 fn removed_by_wish() {
     let name = name("i");
-    let old = Bare::create(&name, SMALL).unwrap();
-    let (value, at) = old.value(1u64).unwrap();
-    Bare::remove(&name).unwrap();
+    let old = small().create(&name).unwrap();
+    let value = old.value("n", 1u64).unwrap();
+    allmend::remove_segment(&name).unwrap();
     assert!(!there(&name));
-    assert!(not_found(Bare::open(&name, SMALL)));
-    let new = Bare::create(&name, SMALL).unwrap();
-    assert_ne!(old.id(), new.id());
+    assert!(not_found(small().open(&name)));
+    let new = small().create(&name).unwrap();
+    assert_ne!(inode(&old), inode(&new));
     value.update(|v| *v += 1).unwrap();
-    assert_eq!(old.open_value::<u64>(at).unwrap().get(), 2, "who is attached goes on");
+    assert_eq!(old.value("n", 0u64).unwrap().get(), 2, "who is attached goes on");
     fork(|| value.update(|v| *v += 1).unwrap()).succeeds("a child of who is attached");
     assert_eq!((value.get(), old.verify().unwrap().objects), (3, 1));
     assert!(matches!(old.unlink(), Err(OpenError::NotFound { .. })), "never another's name");
@@ -273,32 +274,31 @@ fn removed_by_wish() {
     assert!(there(&name), "nor when it goes");
     new.unlink().unwrap();
     assert!(!there(&name));
-    assert_eq!(new.value(1u64).unwrap().0.get(), 1);
+    assert_eq!(new.value("n", 1u64).unwrap().get(), 1);
 }
 
 fn only_to_look() {
     let name = name("j");
     let (ready, go) = (Line::new(), Line::new());
     let writer = stranger(|| {
-        let segment = Bare::create(&name, SMALL).unwrap();
-        let (value, at) = segment.value([3u64; 9]).unwrap();
-        let (atomic, atomic_at) = segment.atomic(4).unwrap();
-        for n in [at.0, at.1, atomic_at.0, atomic_at.1] {
-            ready.send(n);
-        }
+        let segment = small().create(&name).unwrap();
+        let value = segment.value("n", [3u64; 9]).unwrap();
+        let atomic = segment.atomic("hits", 4u64).unwrap();
+        ready.send(0);
         go.receive();
         value.set([5; 9]).unwrap();
         atomic.store(6);
         ready.send(0);
         go.receive();
+        segment.remove("n").unwrap();
         drop(value);
         ready.send(0);
         go.receive();
     });
-    let (at, atomic_at) = ((ready.receive(), ready.receive()), (ready.receive(), ready.receive()));
-    let segment = Bare::open(&name, LOOK).unwrap();
-    let value = segment.open_value::<[u64; 9]>(at).unwrap();
-    let atomic = segment.open_atomic(atomic_at).unwrap();
+    ready.receive();
+    let segment = look().open(&name).unwrap();
+    let value = segment.open_object::<SharedValue<[u64; 9]>>("n").unwrap();
+    let atomic = segment.open_object::<SharedAtomic<u64>>("hits").unwrap();
     assert_eq!((value.get(), atomic.load()), ([3; 9], 4));
     go.send(0);
     ready.receive();
@@ -307,11 +307,11 @@ fn only_to_look() {
     assert_eq!(value.get_lock().map(drop), Err(LockError::ReadOnly));
     assert_eq!(value.try_get_lock().map(drop), Err(LockError::ReadOnly));
     assert_eq!(value.set([1; 9]), Err(LockError::ReadOnly));
-    assert_eq!(segment.value(1u64).map(drop), Err(CreateError::ReadOnly));
+    assert_eq!(segment.value("new", 1u64).map(drop), Err(OpenError::ReadOnly));
     assert_eq!(segment.persist(), Err(OpenError::ReadOnly));
     assert_eq!(segment.unlink(), Err(OpenError::ReadOnly));
-    assert!(segment.verify().is_err());
-    assert!(matches!(Bare::create("x", LOOK), Err(OpenError::ReadOnly)));
+    assert_eq!(segment.verify(), Err(VerifyError::Create(CreateError::ReadOnly)));
+    assert!(matches!(look().create("x"), Err(OpenError::ReadOnly)));
     let mut child = fork(|| {
         atomic.fetch_add(1);
     });
@@ -320,8 +320,8 @@ fn only_to_look() {
     let listed = allmend::segments().unwrap();
     assert_eq!(listed.iter().find(|info| info.name == name).unwrap().processes, 1, "a place is for writers");
     // Beside it the same for writing: two ways in, one process.
-    let both = Bare::open(&name, SMALL).unwrap();
-    both.open_value::<[u64; 9]>(at).unwrap().set([7; 9]).unwrap();
+    let both = small().open(&name).unwrap();
+    both.value("n", [0u64; 9]).unwrap().set([7; 9]).unwrap();
     assert_eq!((value.get(), value.set([1; 9])), ([7; 9], Err(LockError::ReadOnly)));
     drop(both);
     go.send(0);
@@ -330,7 +330,7 @@ fn only_to_look() {
         value.get();
     });
     assert_eq!(child.end(), End::Exit(101), "an object that nobody keeps is gone");
-    assert!(segment.open_value::<[u64; 9]>(at).is_err());
+    assert_eq!(segment.value("n", [0u64; 9]).map(drop), Err(OpenError::ReadOnly), "it would be a new one");
     go.send(0);
     writer.succeeds("the writer");
     drop((segment, value, atomic));
@@ -344,8 +344,8 @@ fn forked_children() {
     for swept in [false, true] {
         let (ready, go, tell) = (Line::new(), Line::new(), Line::new());
         let mut parent = stranger(|| {
-            let segment = Bare::create(&name, SMALL).unwrap();
-            let (value, _) = segment.value(1u64).unwrap();
+            let segment = small().create(&name).unwrap();
+            let value = segment.value("n", 1u64).unwrap();
             let child = fork(|| {
                 // Its parent's end is not to be its own.
                 let _ = rustix::process::set_parent_process_death_signal(None);
@@ -386,20 +386,20 @@ fn forked_children() {
 fn opened_by_a_forked_child() {
     let _own = Directory::own();
     let name = name("l");
-    for options in [SMALL, LOOK] {
+    for (options, only_looks) in [(small(), false), (look(), true)] {
         let (ready, go, tell) = (Line::new(), Line::new(), Line::new());
         let mut parent = stranger(|| {
-            let segment = Bare::create(&name, SMALL).unwrap();
-            let (value, at) = segment.value(1u64).unwrap();
-            let look = Bare::open(&name, LOOK).unwrap();
+            let segment = small().create(&name).unwrap();
+            let value = segment.value("n", 1u64).unwrap();
+            let look = look().open(&name).unwrap();
             std::mem::forget(fork(|| {
                 // Its parent's end is not to be its own.
                 let _ = rustix::process::set_parent_process_death_signal(None);
-                let opened = Bare::open(&name, options).unwrap();
+                let opened = options.clone().open(&name).unwrap();
                 ready.send(0);
                 go.receive();
-                if !options.read_only {
-                    opened.open_value::<u64>(at).unwrap().update(|v| *v += 1).unwrap();
+                if !only_looks {
+                    opened.value("n", 0u64).unwrap().update(|v| *v += 1).unwrap();
                 }
                 let _inherited = (&value, &segment, &look);
                 assert!(there(&name));
@@ -410,7 +410,7 @@ fn opened_by_a_forked_child() {
         });
         assert!(parent.end().was_killed());
         allmend::clear_stale().unwrap();
-        assert!(there(&name), "a process has it open, read only: {}", options.read_only);
+        assert!(there(&name), "a process has it open, read only: {only_looks}");
         go.send(0);
         tell.receive();
         harness::until(|| allmend::clear_stale().is_ok() && !there(&name));
@@ -426,18 +426,18 @@ fn taken() -> (u64, usize) {
 
 fn attempts_that_fail_leave_nothing() {
     let name = name("m");
-    let one = Options { max_processes: Some(1), ..SMALL };
+    let one = small().max_processes(1);
     let (ready, leave) = (Line::new(), Line::new());
     let holder = stranger(|| {
-        let _segment = Bare::create(&name, one).unwrap();
+        let _segment = one.create(&name).unwrap();
         ready.send(0);
         leave.receive();
     });
     ready.receive();
     let attempts = || {
-        assert_eq!(Bare::create(&name, SMALL).map(drop), Err(OpenError::Exists { name: name.clone() }));
-        assert_eq!(Bare::open(&name, SMALL).map(drop), Err(OpenError::TooManyProcesses { max: 1 }));
-        drop(Bare::open(&name, LOOK).unwrap());
+        assert_eq!(small().create(&name).map(drop), Err(OpenError::Exists { name: name.clone() }));
+        assert_eq!(small().open(&name).map(drop), Err(OpenError::TooManyProcesses { max: 1 }));
+        drop(look().open(&name).unwrap());
     };
     (0..50).for_each(|_| attempts());
     let before = taken();
@@ -451,11 +451,11 @@ fn attempts_that_fail_leave_nothing() {
 }
 
 fn no_name() {
-    let fault = |name: &str| match Bare::create(name, SMALL) {
+    let fault = |name: &str| match small().create(name) {
         Err(OpenError::Name { fault, .. }) => {
-            let again = Bare::open(name, SMALL).map(drop).unwrap_err();
-            assert_eq!(again, Bare::remove(name).unwrap_err());
-            assert_eq!(again, Bare::open_or_create(name, SMALL).map(drop).unwrap_err());
+            let again = small().open(name).map(drop).unwrap_err();
+            assert_eq!(again, allmend::remove_segment(name).unwrap_err());
+            assert_eq!(again, small().open_or_create(name).map(drop).unwrap_err());
             fault
         }
         other => panic!("{name:?}: {other:?}"),
@@ -467,10 +467,10 @@ fn no_name() {
     assert_eq!(fault(".."), NameFault::LeadingDot);
     assert_eq!(fault(&"a".repeat(248)), NameFault::TooLong { longest: 247 });
     let longest = format!("{}{}", name("l"), "a".repeat(200));
-    drop(Bare::create(&longest, SMALL).unwrap());
+    drop(small().create(&longest).unwrap());
     let longest = "a".repeat(247 - 20) + &format!("{:0>20}", std::process::id());
-    let segment = Bare::create(&longest, SMALL).unwrap();
-    assert_eq!(Bare::open(&longest, SMALL).unwrap().id(), segment.id());
+    let segment = small().create(&longest).unwrap();
+    assert_eq!(inode(&small().open(&longest).unwrap()), inode(&segment));
 }
 
 /// What is wrong with a file is found when it is opened, each by its own error, and nothing of it is taken away.
@@ -478,18 +478,18 @@ fn not_a_segment() {
     let name = name("m");
     let path = path(&name);
     let opened = |what: &str| {
-        let error = Bare::open(&name, SMALL).map(drop).unwrap_err();
-        let to_look = Bare::open(&name, LOOK).map(drop).unwrap_err();
+        let error = small().open(&name).map(drop).unwrap_err();
+        let to_look = look().open(&name).map(drop).unwrap_err();
         assert_eq!(error, to_look, "{what}");
-        assert_eq!(error, Bare::open_or_create(&name, SMALL).map(drop).unwrap_err(), "{what}");
-        assert!(matches!(Bare::create(&name, SMALL), Err(OpenError::Exists { .. })), "{what}");
+        assert_eq!(error, small().open_or_create(&name).map(drop).unwrap_err(), "{what}");
+        assert!(matches!(small().create(&name), Err(OpenError::Exists { .. })), "{what}");
         allmend::clear_stale().unwrap();
         allmend::segments().unwrap();
         assert!(there(&name), "{what} stays");
         println!("  {what}: {error}");
         error
     };
-    let removed = || Bare::remove(&name).unwrap();
+    let removed = || allmend::remove_segment(&name).unwrap();
     let write = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -509,7 +509,7 @@ fn not_a_segment() {
 
     // One of ours, with its end cut off or a word of its header changed.
     let whole = {
-        let segment = Bare::create(&name, SMALL).unwrap();
+        let segment = small().create(&name).unwrap();
         let whole = std::fs::read(&path).unwrap();
         drop(segment);
         whole
@@ -541,7 +541,7 @@ fn not_a_segment() {
     let odd = |what: &str| match opened(what) {
         OpenError::NotAFile { found, .. } => {
             assert_eq!(found, what);
-            let removed = Bare::remove(&name).unwrap_err();
+            let removed = allmend::remove_segment(&name).unwrap_err();
             assert!(matches!(removed, OpenError::NotAFile { .. }), "{removed:?}");
         }
         other => panic!("{other:?}"),
@@ -564,19 +564,20 @@ fn not_a_segment() {
 
 fn permissions() {
     let name = name("n");
-    let wide = Options { mode: 0o644, ..SMALL };
-    let segment = Bare::create(&name, wide).unwrap();
+    let wide = || small().mode(0o644);
+    let foreign = || small().foreign(true);
+    let segment = wide().create(&name).unwrap();
     assert_eq!(path(&name).metadata().unwrap().mode() & 0o7777, 0o644, "whatever the umask");
-    assert!(matches!(Bare::open(&name, SMALL), Err(OpenError::Mode { found: 0o644, allowed: 0o600, .. })));
-    assert_eq!(Bare::open(&name, wide).unwrap().id(), segment.id());
-    assert_eq!(Bare::open(&name, Options { foreign: true, ..SMALL }).unwrap().id(), segment.id());
+    assert!(matches!(small().open(&name), Err(OpenError::Mode { found: 0o644, allowed: 0o600, .. })));
+    assert_eq!(inode(&wide().open(&name).unwrap()), inode(&segment));
+    assert_eq!(inode(&foreign().open(&name).unwrap()), inode(&segment));
     for mode in [0o400, 0o700, 0o200, 0o4600, 0] {
-        let refused = Bare::create("never", Options { mode, ..SMALL });
+        let refused = small().mode(mode).create("never");
         assert!(matches!(refused, Err(OpenError::Invalid(_))), "{mode:o}");
     }
-    for max_processes in [Some(0), Some(1024)] {
-        let refused = Bare::create("never", Options { max_processes, ..SMALL });
-        assert!(matches!(refused, Err(OpenError::Invalid(_))), "{max_processes:?}");
+    for max_processes in [0, 1024] {
+        let refused = small().max_processes(max_processes).create("never");
+        assert!(matches!(refused, Err(OpenError::Invalid(_))), "{max_processes}");
     }
     if !rustix::process::geteuid().is_root() {
         println!("  skipped: another user's segment needs root");
@@ -584,10 +585,10 @@ fn permissions() {
     }
     let other = 12345;
     std::os::unix::fs::chown(path(&name), Some(other), None).unwrap();
-    assert!(matches!(Bare::open(&name, wide), Err(OpenError::Foreign { owner, .. }) if owner == other));
-    assert!(matches!(Bare::open_or_create(&name, wide), Err(OpenError::Foreign { .. })));
-    assert!(matches!(Bare::remove(&name), Err(OpenError::Foreign { .. })));
-    assert_eq!(Bare::open(&name, Options { foreign: true, ..SMALL }).unwrap().id(), segment.id());
+    assert!(matches!(wide().open(&name), Err(OpenError::Foreign { owner, .. }) if owner == other));
+    assert!(matches!(wide().open_or_create(&name), Err(OpenError::Foreign { .. })));
+    assert!(matches!(allmend::remove_segment(&name), Err(OpenError::Foreign { .. })));
+    assert_eq!(inode(&foreign().open(&name).unwrap()), inode(&segment));
     // And the other way round: a user who is not root, in a process of its own.
     std::os::unix::fs::chown(path(&name), Some(0), None).unwrap();
     let as_other = |body: &dyn Fn()| {
@@ -602,15 +603,14 @@ fn permissions() {
         })
         .succeeds("another user");
     };
-    let (value, at) = segment.value(5u64).unwrap();
+    let value = segment.value("n", 5u64).unwrap();
     as_other(&|| {
-        assert!(matches!(Bare::open(&name, LOOK), Err(OpenError::Foreign { owner: 0, .. })));
-        let all = Options { foreign: true, ..LOOK };
-        let look = Bare::open(&name, all).unwrap();
-        assert_eq!(look.open_value::<u64>(at).unwrap().get(), 5, "0o644: another user may look");
-        let write = Bare::open(&name, Options { foreign: true, ..SMALL });
+        assert!(matches!(look().open(&name), Err(OpenError::Foreign { owner: 0, .. })));
+        let look = look().foreign(true).open(&name).unwrap();
+        assert_eq!(look.value("n", 0u64).unwrap().get(), 5, "0o644: another user may look");
+        let write = foreign().open(&name);
         assert!(matches!(write, Err(OpenError::Mode { found: 0o644, .. })), "{write:?}");
-        assert!(matches!(Bare::remove(&name), Err(OpenError::Foreign { .. })));
+        assert!(matches!(allmend::remove_segment(&name), Err(OpenError::Foreign { .. })));
         allmend::clear_stale().unwrap();
         assert!(there(&name));
     });
@@ -618,7 +618,7 @@ fn permissions() {
     assert!(!there(&name));
     // A stale one of another user is swept by that user, not by us.
     let mut child = fork(|| {
-        let segment = Bare::create(&name, SMALL).unwrap();
+        let segment = small().create(&name).unwrap();
         std::os::unix::fs::chown(path(&name), Some(other), None).unwrap();
         std::mem::forget(segment);
         die()
@@ -640,37 +640,38 @@ fn limit(resource: rustix::process::Resource, to: u64) {
 fn address_space_and_file_size() {
     use rustix::process::Resource;
     let name = name("o");
-    let usual = Options { reserve: None, ..SMALL };
+    let usual = || Manager::builder().max_processes(20);
+    let of = |bytes| small().reserve(bytes);
     fork(|| {
         limit(Resource::As, 2 << 30);
-        let segment = Bare::create(&name, usual).unwrap();
-        assert_eq!(segment.value(1u64).unwrap().0.get(), 1, "less than usual, if no size was asked for");
+        let segment = usual().create(&name).unwrap();
+        assert_eq!(segment.value("n", 1u64).unwrap().get(), 1, "less than usual, if no size was asked for");
         drop(segment);
-        let refused = Bare::create(&name, Options { reserve: Some(8 << 30), ..SMALL });
+        let refused = of(8 << 30).create(&name);
         assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
     })
     .succeeds("2 GB of address space");
     fork(|| {
         limit(Resource::Fsize, 64 << 20);
-        drop(Bare::create(&name, usual).unwrap());
-        let refused = Bare::create(&name, Options { reserve: Some(64 << 20), ..SMALL });
+        drop(usual().create(&name).unwrap());
+        let refused = of(64 << 20).create(&name);
         assert!(matches!(refused, Err(OpenError::Full { .. })), "the tables come on top: {refused:?}");
     })
     .succeeds("files of 64 MB");
     fork(|| {
         limit(Resource::Fsize, 1 << 20);
-        for options in [usual, SMALL] {
-            let refused = Bare::create(&name, options);
+        for options in [usual(), small()] {
+            let refused = options.create(&name);
             assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
         }
     })
     .succeeds("files of 1 MB");
     // Opened where there is less room than where it was made.
-    let segment = Bare::create(&name, Options { reserve: Some(4 << 30), ..SMALL }).unwrap();
+    let segment = of(4 << 30).create(&name).unwrap();
     fork(|| {
         limit(Resource::As, 1 << 30);
         // A second way in, since this process has inherited the first.
-        let refused = Bare::open(&name, LOOK);
+        let refused = look().open(&name);
         assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
     })
     .succeeds("no address space to look");
@@ -679,10 +680,10 @@ fn address_space_and_file_size() {
     let small = stranger(|| {
         go.receive();
         limit(Resource::As, 1 << 30);
-        let refused = Bare::open(&name, SMALL);
+        let refused = small().open(&name);
         assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
     });
-    let _segment = Bare::create(&name, Options { reserve: Some(4 << 30), ..SMALL }).unwrap();
+    let _segment = of(4 << 30).create(&name).unwrap();
     go.send(0);
     small.succeeds("no address space to write");
     assert!(there(&name), "who could not get in takes nothing away");
@@ -690,13 +691,13 @@ fn address_space_and_file_size() {
 
 fn all_places_taken() {
     let name = name("p");
-    let two = Options { max_processes: Some(2), ..SMALL };
+    let two = || small().max_processes(2);
     let leave = Line::new();
     let ready = Line::new();
     let holders: Vec<_> = (0..2)
         .map(|_| {
             let child = stranger(|| {
-                let _segment = Bare::open_or_create(&name, two).unwrap();
+                let _segment = two().open_or_create(&name).unwrap();
                 ready.send(0);
                 leave.receive();
             });
@@ -704,8 +705,8 @@ fn all_places_taken() {
             child
         })
         .collect();
-    assert_eq!(Bare::open(&name, two).map(drop), Err(OpenError::TooManyProcesses { max: 2 }));
-    drop(Bare::open(&name, LOOK).unwrap());
+    assert_eq!(two().open(&name).map(drop), Err(OpenError::TooManyProcesses { max: 2 }));
+    drop(look().open(&name).unwrap());
     holders.iter().for_each(|_| leave.send(0)); // which of them hears which is open
     holders.into_iter().for_each(|child| child.succeeds("who has a place"));
     allmend::clear_stale().unwrap();
@@ -741,25 +742,25 @@ fn a_full_dev_shm() {
             return;
         }
         let name = name("q");
-        let segment = Bare::create(&name, Options { reserve: Some(64 << 20), ..SMALL }).unwrap();
-        let first = segment.value(1u64).unwrap().0;
+        let segment = small().reserve(64 << 20).create(&name).unwrap();
+        let first = segment.value("first", 1u64).unwrap();
         let mut kept = Vec::new();
         let full = loop {
-            match segment.value([1u64; 20_000]) {
-                Ok((value, _)) => kept.push(value),
+            match segment.value(&kept.len().to_string(), [1u64; 20_000]) {
+                Ok(value) => kept.push(value),
                 Err(e) => break e,
             }
         };
-        assert!(matches!(full, CreateError::Full { .. }), "{full:?}");
+        assert!(matches!(full, OpenError::Full { .. }), "{full:?}");
         assert!(kept.len() > 2, "{}", kept.len());
         // All that is there goes on, and what is freed is used again.
         kept.iter().for_each(|value| value.update(|v| v[19_999] += 1).unwrap());
         first.update(|v| *v += 1).unwrap();
         kept.pop();
-        kept.push(segment.value([2u64; 20_000]).unwrap().0);
+        segment.remove(&kept.len().to_string()).unwrap();
+        kept.push(segment.value("again", [2u64; 20_000]).unwrap());
         assert_eq!(segment.verify().unwrap().objects, kept.len() as u64 + 1);
-        let other =
-            Bare::create("other", Options { reserve: Some(1 << 30), max_processes: Some(1023), ..SMALL });
+        let other = Manager::builder().reserve(1 << 30).max_processes(1023).create("other");
         println!("  full: {} values of 160 kB; another segment: {:?}", kept.len(), other.as_ref().err());
         drop((other, kept, first, segment));
         assert_eq!(std::fs::read_dir("/dev/shm").unwrap().count(), 0, "nothing is left");
@@ -769,7 +770,7 @@ fn a_full_dev_shm() {
         if !small_shm(c"size=8k") {
             return;
         }
-        let refused = Bare::create("none", SMALL);
+        let refused = small().create("none");
         assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
         assert_eq!(std::fs::read_dir("/dev/shm").unwrap().count(), 0, "nothing is left");
     })
@@ -778,7 +779,7 @@ fn a_full_dev_shm() {
         if !small_shm(c"size=8m,ro") {
             return;
         }
-        match Bare::create("none", SMALL) {
+        match small().create("none") {
             Err(OpenError::Os(e)) => println!("  read-only: {e}"),
             other => panic!("{other:?}"),
         }
@@ -791,7 +792,7 @@ fn a_full_dev_shm() {
 /// Two programs, each the first process of a pid namespace of its own, which meet by name.
 fn other_pid_namespaces() {
     let name = name("r");
-    let (told, at, go, never) = (Line::new(), Line::new(), Line::new(), Line::new());
+    let (told, go, never) = (Line::new(), Line::new(), Line::new());
     // The first process of a namespace cannot end itself by a signal: it is killed from outside when `kill` says so.
     let in_namespace = |kill: Option<&Line>, body: &dyn Fn()| {
         fork(|| {
@@ -820,11 +821,9 @@ fn other_pid_namespaces() {
         })
     };
     let mut one = in_namespace(Some(&go), &|| {
-        let segment = Bare::create(&name, SMALL).unwrap();
-        let (value, (offset, generation)) = segment.value([0u64; 9]).unwrap();
+        let segment = small().create(&name).unwrap();
+        let value = segment.value("n", [0u64; 9]).unwrap();
         told.send(1);
-        at.send(offset);
-        at.send(generation);
         for _ in 0..2_000 {
             value.update(|v| v.iter_mut().for_each(|v| *v += 1)).unwrap();
         }
@@ -836,10 +835,9 @@ fn other_pid_namespaces() {
     if told.receive() == 0 {
         return;
     }
-    let place = (at.receive(), at.receive());
     let mut two = in_namespace(None, &|| {
-        let segment = Bare::open(&name, SMALL).unwrap();
-        let value = segment.open_value::<[u64; 9]>(place).unwrap();
+        let segment = small().open(&name).unwrap();
+        let value = segment.value("n", [1u64; 9]).unwrap();
         for _ in 0..2_000 {
             match value.try_get_lock() {
                 Ok(mut guard) => guard.iter_mut().for_each(|v| *v += 1),

@@ -24,10 +24,9 @@ fn main() {
 
 #[cfg(allmend_crash)]
 mod killed {
-    use crate::harness::{self, Child, End, Line, die, fork, stage};
+    use crate::harness::{self, Child, End, Line, die, fork, inode, inode_under, stage};
     use allmend::{
-        OpenError,
-        bare::{Bare, Options},
+        Manager, ManagerBuilder, OpenError,
         crash::{self, Rule},
     };
 
@@ -56,15 +55,13 @@ mod killed {
         ]);
     }
 
-    const SMALL: Options = Options {
-        reserve: Some(4 << 20),
-        max_processes: Some(20),
-        mode: 0o600,
-        foreign: false,
-        read_only: false,
-    };
-    const LOOK: Options =
-        Options { reserve: None, max_processes: None, mode: 0o600, foreign: false, read_only: true };
+    fn small() -> ManagerBuilder {
+        Manager::builder().reserve(4 << 20).max_processes(20)
+    }
+
+    fn look() -> ManagerBuilder {
+        Manager::builder().read_only()
+    }
 
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     enum Victim {
@@ -90,7 +87,7 @@ mod killed {
             });
             let end = child.end();
             allmend::clear_stale().unwrap();
-            assert_eq!(id_under(&name), None, "{what}, kill point {n}: left in /dev/shm");
+            assert_eq!(inode_under(&name), None, "{what}, kill point {n}: left in /dev/shm");
             match end {
                 End::Exit(KILLED) => n += 1,
                 End::Exit(FINISHED) => break,
@@ -143,34 +140,26 @@ mod killed {
         }
     }
 
-    /// The id of the segment that has the name.
-    fn id_under(name: &str) -> Option<u128> {
-        let directory = std::env::var("ALLMEND_SHM_DIR").unwrap_or("/dev/shm".into());
-        let file = std::fs::File::open(format!("{directory}/allmend.{name}")).ok()?;
-        let mut id = [0; 16];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut id, 16).ok()?;
-        Some(u128::from_ne_bytes(id))
-    }
-
     /// It has the name, it works, and it is healthy.
-    fn is_well(segment: &Bare, name: &str) {
-        assert_eq!(id_under(name), Some(segment.id()), "attached to what has the name");
+    fn is_well(segment: &Manager, name: &str) {
+        assert_eq!(inode_under(name), Some(inode(segment)), "attached to what has the name");
         works(segment);
     }
 
-    fn works(segment: &Bare) {
-        let (value, _) = segment.value(1u64).unwrap();
+    fn works(segment: &Manager) {
+        let value = segment.value("works", 1u64).unwrap();
         value.update(|v| *v += 1).unwrap();
         assert_eq!(value.get(), 2);
+        segment.remove("works").unwrap();
         drop(value);
         let report = segment.verify().unwrap();
-        assert_eq!((report.busy, report.objects), (0, 0), "{report:?}");
+        assert_eq!((report.busy, report.objects, report.names), (0, 0, 0), "{report:?}");
     }
 
     /// Comes to the name now, in a process of its own, while the victim stands still; gets in once that is dead.
     fn newcomer(name: &str) -> Child {
         fork(|| {
-            let segment = Bare::open_or_create(name, SMALL).unwrap();
+            let segment = small().open_or_create(name).unwrap();
             is_well(&segment, name);
         })
     }
@@ -179,7 +168,7 @@ mod killed {
     fn attached(name: &str, leave: &Line) -> Child {
         let ready = Line::new();
         let child = fork(|| {
-            let segment = Bare::open_or_create(name, SMALL).unwrap();
+            let segment = small().open_or_create(name).unwrap();
             ready.send(0);
             leave.receive();
             works(&segment);
@@ -191,27 +180,27 @@ mod killed {
 
     fn leave_stale(name: &str) {
         let mut child = fork(|| {
-            let segment = Bare::create(name, SMALL).unwrap();
-            let _value = segment.value(7u64).unwrap();
+            let segment = small().create(name).unwrap();
+            let _value = segment.value("n", 7u64).unwrap();
             die()
         });
         assert!(child.end().was_killed());
     }
 
     fn leave_persistent(name: &str) {
-        fork(|| Bare::create(name, SMALL).unwrap().persist().unwrap()).succeeds("who makes it");
-        assert!(id_under(name).is_some());
+        fork(|| small().create(name).unwrap().persist().unwrap()).succeeds("who makes it");
+        assert!(inode_under(name).is_some());
     }
 
     // ---- create ----
 
     fn create() {
         every_step("create, publish", |n, name| {
-            let (child, fate) = victim(n, || (), |()| drop(Bare::create(name, SMALL).unwrap()));
+            let (child, fate) = victim(n, || (), |()| drop(small().create(name).unwrap()));
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
-            let segment = Bare::create(name, SMALL).unwrap();
+            let segment = small().create(name).unwrap();
             is_well(&segment, name);
             fate
         });
@@ -221,11 +210,11 @@ mod killed {
         let _own = Directory::own();
         every_step("sweep, create, publish", |n, name| {
             leave_stale(name);
-            let (child, fate) = victim(n, || (), |()| drop(Bare::create(name, SMALL).unwrap()));
+            let (child, fate) = victim(n, || (), |()| drop(small().create(name).unwrap()));
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
-            is_well(&Bare::open_or_create(name, SMALL).unwrap(), name);
+            is_well(&small().open_or_create(name).unwrap(), name);
             fate
         });
     }
@@ -236,12 +225,12 @@ mod killed {
         every_step("open, and out, with another process attached", |n, name| {
             let leave = Line::new();
             let other = attached(name, &leave);
-            let id = id_under(name);
-            let (child, fate) = victim(n, || (), |()| drop(Bare::open(name, SMALL).unwrap()));
+            let id = inode_under(name);
+            let (child, fate) = victim(n, || (), |()| drop(small().open(name).unwrap()));
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
-            assert_eq!(id_under(name), id, "the same all the time");
+            assert_eq!(inode_under(name), id, "the same all the time");
             leave.send(0);
             other.succeeds("who was attached");
             fate
@@ -252,7 +241,7 @@ mod killed {
         every_step("open to look, and out, with another process attached", |n, name| {
             let leave = Line::new();
             let other = attached(name, &leave);
-            let (child, fate) = victim(n, || (), |()| drop(Bare::open(name, LOOK).unwrap()));
+            let (child, fate) = victim(n, || (), |()| drop(look().open(name).unwrap()));
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
@@ -266,9 +255,10 @@ mod killed {
         let _own = Directory::own();
         every_step("open of a stale one", |n, name| {
             leave_stale(name);
-            let refused =
-                |opened: Result<Bare, OpenError>| assert!(matches!(opened, Err(OpenError::NotFound { .. })));
-            let (child, fate) = victim(n, || (), |()| refused(Bare::open(name, SMALL)));
+            let refused = |opened: Result<Manager, OpenError>| {
+                assert!(matches!(opened, Err(OpenError::NotFound { .. })))
+            };
+            let (child, fate) = victim(n, || (), |()| refused(small().open(name)));
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
@@ -279,33 +269,32 @@ mod killed {
     fn open_of_a_persistent_one() {
         every_step("open of a persistent one, and out", |n, name| {
             leave_persistent(name);
-            let id = id_under(name);
-            let (child, fate) = victim(n, || (), |()| drop(Bare::open(name, SMALL).unwrap()));
+            let id = inode_under(name);
+            let (child, fate) = victim(n, || (), |()| drop(small().open(name).unwrap()));
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
-            assert_eq!(id_under(name), id, "it stays");
-            Bare::remove(name).unwrap();
+            assert_eq!(inode_under(name), id, "it stays");
+            allmend::remove_segment(name).unwrap();
             fate
         });
     }
 
     /// The victim stands at each step of its open while the last one leaves, and goes on then.
     fn open_while_the_last_one_leaves() {
-        for options in [SMALL, LOOK] {
-            let what = if options.read_only { "open to look" } else { "open" };
+        for (what, options) in [("open", small()), ("open to look", look())] {
             every_step(&format!("{what} while the last one leaves, and a new one is made"), |n, name| {
                 let leave = Line::new();
                 let other = attached(name, &leave);
-                let act = |()| match Bare::open(name, options) {
-                    Ok(segment) => assert_eq!(id_under(name), Some(segment.id()), "what has the name"),
+                let act = |()| match options.clone().open(name) {
+                    Ok(segment) => assert_eq!(inode_under(name), Some(inode(&segment)), "what has the name"),
                     Err(OpenError::NotFound { .. }) => {}
                     Err(other) => panic!("{other}"),
                 };
                 let (child, fate) = victim(n, || (), act);
                 leave.send(0);
                 other.succeeds("the last one");
-                let segment = Bare::open_or_create(name, SMALL).unwrap();
+                let segment = small().open_or_create(name).unwrap();
                 is_well(&segment, name);
                 if fate == Victim::Killed {
                     child.go_on();
@@ -321,14 +310,14 @@ mod killed {
 
     fn last_out() {
         every_step("last one out", |n, name| {
-            let (child, fate) = victim(n, || Bare::create(name, SMALL).unwrap(), drop);
+            let (child, fate) = victim(n, || small().create(name).unwrap(), drop);
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
             if fate == Victim::Finished {
-                assert_eq!(id_under(name), None);
+                assert_eq!(inode_under(name), None);
             }
-            is_well(&Bare::open_or_create(name, SMALL).unwrap(), name);
+            is_well(&small().open_or_create(name).unwrap(), name);
             fate
         });
     }
@@ -338,7 +327,7 @@ mod killed {
             let prepare = || {
                 let leave = Line::new();
                 let other = attached(name, &leave);
-                let look = Bare::open(name, LOOK).unwrap();
+                let look = look().open(name).unwrap();
                 leave.send(0);
                 other.succeeds("the other one");
                 look
@@ -358,7 +347,7 @@ mod killed {
             every_step("last one out, with a forked child", |n, name| {
                 let (ready, go, gone, end) = (Line::new(), Line::new(), Line::new(), Line::new());
                 let prepare = || {
-                    let mut segment = Some(Bare::create(name, SMALL).unwrap());
+                    let mut segment = Some(small().create(name).unwrap());
                     std::mem::forget(fork(|| {
                         // Its parent's end is not to be its own.
                         let _ = rustix::process::set_parent_process_death_signal(None);
@@ -376,13 +365,13 @@ mod killed {
                     go.send(0);
                     gone.receive();
                     let leave = Line::new();
-                    let other = (id_under(name).is_none()).then(|| attached(name, &leave));
+                    let other = (inode_under(name).is_none()).then(|| attached(name, &leave));
                     if fate == Victim::Killed {
                         child.go_on();
                         child.succeeds("the last one out");
                     }
                     if let Some(other) = other {
-                        assert!(id_under(name).is_some(), "taken from somebody who is attached");
+                        assert!(inode_under(name).is_some(), "taken from somebody who is attached");
                         leave.send(0);
                         other.succeeds("who was attached");
                     }
@@ -404,12 +393,12 @@ mod killed {
         every_step("out, with another process attached", |n, name| {
             let leave = Line::new();
             let other = attached(name, &leave);
-            let id = id_under(name);
-            let (child, fate) = victim(n, || Bare::open(name, SMALL).unwrap(), drop);
+            let id = inode_under(name);
+            let (child, fate) = victim(n, || small().open(name).unwrap(), drop);
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
-            assert_eq!(id_under(name), id);
+            assert_eq!(inode_under(name), id);
             leave.send(0);
             other.succeeds("who was attached");
             fate
@@ -417,8 +406,8 @@ mod killed {
     }
 
     /// Attached in this process. (Who is forked from it afterwards enters at its first use.)
-    fn fork_free(name: &str) -> Bare {
-        Bare::open_or_create(name, SMALL).unwrap()
+    fn fork_free(name: &str) -> Manager {
+        small().open_or_create(name).unwrap()
     }
 
     // ---- take the name away ----
@@ -427,7 +416,7 @@ mod killed {
         every_step("remove with somebody attached", |n, name| {
             let leave = Line::new();
             let other = attached(name, &leave);
-            let (child, fate) = victim(n, || (), |()| Bare::remove(name).unwrap());
+            let (child, fate) = victim(n, || (), |()| allmend::remove_segment(name).unwrap());
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
@@ -441,7 +430,7 @@ mod killed {
         let _own = Directory::own();
         every_step("remove of a stale one", |n, name| {
             leave_stale(name);
-            let (child, fate) = victim(n, || (), |()| Bare::remove(name).unwrap());
+            let (child, fate) = victim(n, || (), |()| allmend::remove_segment(name).unwrap());
             let late = newcomer(name);
             end(child, fate);
             late.succeeds("a newcomer");
@@ -453,7 +442,7 @@ mod killed {
         every_step("unlink by who is attached", |n, name| {
             let leave = Line::new();
             let other = attached(name, &leave);
-            let prepare = || Bare::open(name, SMALL).unwrap();
+            let prepare = || small().open(name).unwrap();
             let (child, fate) = victim(n, prepare, |segment| segment.unlink().unwrap());
             let late = newcomer(name);
             end(child, fate);
@@ -470,25 +459,25 @@ mod killed {
         every_step("two removers, one of them late", |n, name| {
             let leave = Line::new();
             let other = attached(name, &leave);
-            let old = id_under(name).unwrap();
-            let prepare = || Bare::open(name, SMALL).unwrap();
-            let act = |segment: Bare| match segment.unlink() {
+            let old = inode_under(name).unwrap();
+            let prepare = || small().open(name).unwrap();
+            let act = |segment: Manager| match segment.unlink() {
                 Ok(()) | Err(OpenError::NotFound { .. }) => std::mem::forget(segment),
                 Err(other) => panic!("{other}"),
             };
             let (child, fate) = victim(n, prepare, act);
-            match Bare::remove(name) {
+            match allmend::remove_segment(name) {
                 Ok(()) | Err(OpenError::NotFound { .. }) => {}
                 // It has the lock on the name, and stands still with it.
                 Err(OpenError::Busy { .. }) => assert_eq!(fate, Victim::Killed),
                 Err(other) => panic!("{other}"),
             }
-            let new = Bare::open_or_create(name, SMALL).unwrap();
+            let new = small().open_or_create(name).unwrap();
             if fate == Victim::Killed {
                 child.go_on();
                 child.succeeds("the victim, after its stop");
             }
-            if new.id() != old {
+            if inode(&new) != old {
                 is_well(&new, name);
             }
             leave.send(0);
@@ -509,28 +498,28 @@ mod killed {
             late.succeeds("a newcomer");
             is_well(&segment, &live);
             drop(segment);
-            assert_eq!(id_under(&live), None);
+            assert_eq!(inode_under(&live), None);
             fate
         });
     }
 
     fn persist() {
         every_step("persist, and out", |n, name| {
-            let prepare = || Bare::create(name, SMALL).unwrap();
-            let act = |segment: Bare| {
+            let prepare = || small().create(name).unwrap();
+            let act = |segment: Manager| {
                 segment.persist().unwrap();
                 drop(segment);
             };
             let (child, fate) = victim(n, prepare, act);
             end(child, fate);
             // Kept, or not: as a whole.
-            match Bare::open(name, SMALL) {
+            match small().open(name) {
                 Ok(segment) => is_well(&segment, name),
-                Err(OpenError::NotFound { .. }) => assert_eq!(id_under(name), None),
+                Err(OpenError::NotFound { .. }) => assert_eq!(inode_under(name), None),
                 Err(other) => panic!("{other}"),
             }
-            if id_under(name).is_some() {
-                Bare::remove(name).unwrap();
+            if inode_under(name).is_some() {
+                allmend::remove_segment(name).unwrap();
             } else {
                 assert_eq!(fate, Victim::Killed);
             }
@@ -542,9 +531,10 @@ mod killed {
         let _own = Directory::own();
         every_step("first use in a forked child", |n, name| {
             let segment = fork_free(name);
-            let (value, _) = segment.value(1u64).unwrap();
+            let value = segment.value("n", 1u64).unwrap();
+            segment.remove("n").unwrap();
             let (child, fate) = victim(n, || (), |()| value.update(|v| *v = 2).unwrap());
-            let late = fork(|| drop(Bare::open(name, SMALL).unwrap()));
+            let late = fork(|| drop(small().open(name).unwrap()));
             end(child, fate);
             late.succeeds("a newcomer");
             assert!([1, 2].contains(&*value.get_lock().unwrap()));
@@ -564,7 +554,7 @@ mod killed {
             let name = format!("control-{}-{n}", std::process::id());
             let mut child = fork(|| harness::exit_now(i32::from(world(n, &name))));
             let end = child.end();
-            let _ = Bare::remove(&name);
+            let _ = allmend::remove_segment(&name);
             end == End::Exit(1)
         });
         println!("  {what}: fails at point {failed:?}");
@@ -579,8 +569,8 @@ mod killed {
                 n,
                 || crash::break_rule(Rule::LookAtTheName),
                 |()| {
-                    let opened = Bare::open(name, SMALL).ok();
-                    let wrong = opened.is_some_and(|segment| id_under(name) != Some(segment.id()));
+                    let opened = small().open(name).ok();
+                    let wrong = opened.is_some_and(|segment| inode_under(name) != Some(inode(&segment)));
                     reply.send(wrong.into());
                 },
             );
@@ -598,13 +588,13 @@ mod killed {
         fails_somewhere("out without being alone", |_, name| {
             let leave = Line::new();
             let other = attached(name, &leave);
-            let id = id_under(name);
+            let id = inode_under(name);
             fork(|| {
                 crash::break_rule(Rule::AloneToUnlink);
-                drop(Bare::open(name, SMALL).unwrap());
+                drop(small().open(name).unwrap());
             })
             .succeeds("who breaks the rule");
-            let failed = id_under(name) != id;
+            let failed = inode_under(name) != id;
             leave.send(0);
             other.succeeds("who was attached");
             failed

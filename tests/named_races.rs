@@ -8,11 +8,8 @@
 
 mod harness;
 
-use allmend::{
-    OpenError,
-    bare::{Bare, Options},
-};
-use harness::{Child, End, Random, fork, stage, until, words};
+use allmend::{Manager, ManagerBuilder, OpenError};
+use harness::{Child, End, Random, fork, inode, inode_under, stage, until, words};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 fn main() {
@@ -24,15 +21,13 @@ fn main() {
     ]);
 }
 
-const SMALL: Options = Options {
-    reserve: Some(1 << 20),
-    max_processes: Some(127),
-    mode: 0o600,
-    foreign: false,
-    read_only: false,
-};
-const LOOK: Options =
-    Options { reserve: None, max_processes: None, mode: 0o600, foreign: false, read_only: true };
+fn small() -> ManagerBuilder {
+    Manager::builder().reserve(1 << 20).max_processes(127)
+}
+
+fn look() -> ManagerBuilder {
+    Manager::builder().read_only()
+}
 
 fn is_long() -> bool {
     std::env::var_os("ALLMEND_LONG").is_some()
@@ -40,14 +35,6 @@ fn is_long() -> bool {
 
 fn name(what: &str) -> String {
     format!("race-{}-{what}", std::process::id())
-}
-
-/// The id of the segment that has the name.
-fn id_under(name: &str) -> Option<u128> {
-    let file = std::fs::File::open(format!("/dev/shm/allmend.{name}")).ok()?;
-    let mut id = [0; 16];
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut id, 16).ok()?;
-    Some(u128::from_ne_bytes(id))
 }
 
 /// Words that the workers of a storm share.
@@ -58,22 +45,24 @@ struct Counts {
     swept: &'static AtomicU64,
     last: &'static AtomicU64,
     segments: &'static AtomicU64,
+    worked: &'static AtomicU64,
     wrong: &'static AtomicU64,
     stop: &'static AtomicU64,
 }
 
 impl Counts {
     fn new() -> Self {
-        let [rounds, attached, created, swept, last, segments, wrong, stop, ..] = words() else {
+        let [rounds, attached, created, swept, last, segments, worked, wrong, stop, ..] = words() else {
             unreachable!("a page of words")
         };
-        Self { rounds, attached, created, swept, last, segments, wrong, stop }
+        Self { rounds, attached, created, swept, last, segments, worked, wrong, stop }
     }
 }
 
 /// One process: opens, creates, leaves and sweeps at random.
 fn worker(name: &str, seed: u64, counts: &Counts) {
     let mut random = Random::seeded(seed);
+    let own = std::process::id().to_string();
     while counts.stop.load(SeqCst) == 0 {
         counts.rounds.fetch_add(1, SeqCst);
         let opened = match random.below(10) {
@@ -86,10 +75,10 @@ fn worker(name: &str, seed: u64, counts: &Counts) {
                 (0..random.below(200)).for_each(|_| std::thread::yield_now());
                 continue;
             }
-            3 => Bare::create(name, SMALL).inspect(|_| _ = counts.created.fetch_add(1, SeqCst)),
-            4 | 5 => Bare::open(name, SMALL),
-            6 => Bare::open(name, LOOK),
-            _ => Bare::open_or_create(name, SMALL),
+            3 => small().create(name).inspect(|_| _ = counts.created.fetch_add(1, SeqCst)),
+            4 | 5 => small().open(name),
+            6 => look().open(name),
+            _ => small().open_or_create(name),
         };
         let segment = match opened {
             Ok(segment) => segment,
@@ -97,18 +86,21 @@ fn worker(name: &str, seed: u64, counts: &Counts) {
             Err(other) => panic!("{other}"),
         };
         counts.attached.fetch_add(1, SeqCst);
-        let id = segment.id() as u64;
+        let id = inode(&segment);
         counts.segments.fetch_add(u64::from(counts.last.swap(id, SeqCst) != id), SeqCst);
         for _ in 0..random.below(4) {
-            if id_under(name) != Some(segment.id()) {
+            if inode_under(name) != Some(inode(&segment)) {
                 counts.wrong.fetch_add(1, SeqCst);
             }
             if random.below(2) == 0 {
                 std::thread::yield_now();
             }
-            if let Ok((value, _)) = segment.value(1u64) {
+            // Under a name that nobody else gives. Not in one that is only looked at.
+            if let Ok(value) = segment.value(&own, 1u64) {
                 value.update(|v| *v += 1).unwrap();
+                segment.remove(&own).unwrap();
                 assert_eq!(value.get(), 2);
+                counts.worked.fetch_add(1, SeqCst);
             }
         }
         drop(segment);
@@ -150,16 +142,17 @@ fn storm_of(rounds: u64, name: &str, prepare: fn(), is_over: impl Fn(&Counts) ->
         worker.succeeds("a worker");
     }
     println!(
-        "  {} rounds, {kills} kills: attached {} times to {} segments, created by itself {}, swept {}; wrong: {}",
+        "  {} rounds, {kills} kills: attached {} times to {} segments, worked {} times, created by itself {}, swept {}; wrong: {}",
         counts.rounds.load(SeqCst),
         counts.attached.load(SeqCst),
         counts.segments.load(SeqCst),
+        counts.worked.load(SeqCst),
         counts.created.load(SeqCst),
         counts.swept.load(SeqCst),
         counts.wrong.load(SeqCst)
     );
     allmend::clear_stale().unwrap();
-    assert_eq!(id_under(name), None, "nothing is left");
+    assert_eq!(inode_under(name), None, "nothing is left");
     counts
 }
 
@@ -167,6 +160,7 @@ fn storm(rounds: u64) {
     let counts = storm_of(rounds, &name("storm"), || (), |_| false);
     assert_eq!(counts.wrong.load(SeqCst), 0, "attached to a segment that does not have the name");
     assert!(counts.attached.load(SeqCst) > rounds / 8);
+    assert!(counts.worked.load(SeqCst) > rounds / 8);
 }
 
 /// Without the rule the same storm must see a violation. (One that is harder to hit, an open that does not look whether
@@ -196,11 +190,11 @@ fn crowd(rounds: u64) {
                 fork(|| {
                     ready.fetch_add(1, SeqCst);
                     until(|| go.load(SeqCst) != 0);
-                    let segment = Bare::open_or_create(&name, SMALL).unwrap();
-                    ids[i].store(segment.id() as u64 | 1, SeqCst);
+                    let segment = small().open_or_create(&name).unwrap();
+                    ids[i].store(inode(&segment), SeqCst);
                     done.fetch_add(1, SeqCst);
                     until(|| leave.load(SeqCst) != 0);
-                    assert_eq!(id_under(&name), Some(segment.id()));
+                    assert_eq!(inode_under(&name), Some(inode(&segment)));
                     drop(segment);
                 })
             })
@@ -228,7 +222,7 @@ fn crowd(rounds: u64) {
         let first = (0..CROWD).find(survivors).map(|i| ids[i].load(SeqCst));
         assert!((0..CROWD).filter(survivors).all(|i| Some(ids[i].load(SeqCst)) == first), "one segment");
         allmend::clear_stale().unwrap();
-        assert_eq!(id_under(&name), None, "nothing is left");
+        assert_eq!(inode_under(&name), None, "nothing is left");
     }
     println!(
         "  {rounds} rounds of {CROWD} processes: {killed} killed, {opened} survivors, each of them attached"

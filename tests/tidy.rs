@@ -38,7 +38,6 @@ const ROOMS: &[(&str, u32)] = &[
     ("map", 5),
     ("manager", 6),
     ("pool", 6),
-    ("bare", 6),
     ("docs", 7),
 ];
 

@@ -7,10 +7,7 @@
 
 use crate::harness::{Goals, Samples, Settings, Table};
 use crate::peers;
-use allmend::{
-    Manager, SharedAtomic,
-    bare::{Bare, Options},
-};
+use allmend::{Manager, SharedAtomic};
 use shared_memory::ShmemConf;
 use std::{cell::Cell, collections::HashMap, ffi::CString, sync::Arc, time::Instant};
 
@@ -139,29 +136,28 @@ fn names(settings: &Settings) {
 
 /// Prints both.
 pub fn table(settings: &Settings, goals: &mut Goals) {
-    let options = Options { reserve: Some(64 << 20), ..Options::default() };
+    let options = || Manager::builder().reserve(64 << 20);
     let name = format!("bench-{}", std::process::id());
     let other = format!("bench-{}-new", std::process::id());
     let file = format!("/allmend.{name}");
     let path = CString::new(file.clone()).expect("no zero");
     let other_path = CString::new(format!("/allmend-{other}")).expect("no zero");
-    let keeper = peers::Keeper::start(|| Bare::create(&name, options).expect("a segment"));
+    let keeper = peers::Keeper::start(|| options().create(&name).expect("a segment"));
     let bytes = std::fs::metadata(format!("/dev/shm{file}")).expect("it is there").len() as usize;
     let n = settings.scaled(OPENS);
-    let look = Options { read_only: true, ..Options::default() };
     let mut samples = vec![Samples::default(); 7];
     settings.interleave(samples.len(), |i| {
         let nanos = match i {
             0 => timed(n, || Bytes::open(&path)),
             1 => timed(n, || ShmemConf::new().os_id(&file).open().expect("it is there")),
-            2 => timed(n, || Bare::open(&name, options).expect("it is there")),
-            3 => timed(n, || Bare::open(&name, look).expect("it is there")),
+            2 => timed(n, || options().open(&name).expect("it is there")),
+            3 => timed(n, || Manager::builder().read_only().open(&name).expect("it is there")),
             4 => timed(n / 10, || Bytes::create(&other_path, bytes)),
             5 => timed(n / 10, || {
                 let id = other_path.to_str().expect("ascii");
                 ShmemConf::new().os_id(id).size(bytes).create().expect("a new one")
             }),
-            _ => timed(n / 10, || Bare::create(&other, options).expect("a new one")),
+            _ => timed(n / 10, || options().create(&other).expect("a new one")),
         };
         samples[i].push(nanos / 1_000.0);
     });

@@ -19,7 +19,6 @@
 //! | 5 | `value.rs`, `shared_atomic.rs` | what users hold | where a guard's copy lies | system calls |
 //! | 6 | `manager.rs` | objects by name, as users see them; joining without a pool | no | a word of the directory |
 //! | 6 | `pool/` | tasks, slots, workers' life and death | `trampoline.rs` | believing what a worker wrote |
-//! | 6 | `bare.rs` | named segments as the tests and the bench of the crate see them | no | a place in the API |
 //! | | `lib.rs`, `docs/` | the front door | no | logic |
 //!
 //! `unsafe` is denied for the crate and allowed file by file. `tests/tidy.rs` has the list.

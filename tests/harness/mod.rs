@@ -75,6 +75,18 @@ fn leftovers() -> Vec<String> {
     entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n.contains("allmend")).collect()
 }
 
+/// The file behind a named manager: what tells it from another of its name.
+pub(crate) fn inode(manager: &allmend::Manager) -> u64 {
+    rustix::fs::fstat(manager.as_fd().unwrap()).unwrap().st_ino
+}
+
+/// The file that has the name.
+pub(crate) fn inode_under(name: &str) -> Option<u64> {
+    let directory = std::env::var("ALLMEND_SHM_DIR").unwrap_or("/dev/shm".into());
+    let path = std::path::Path::new(&directory).join(format!("allmend.{name}"));
+    Some(std::os::unix::fs::MetadataExt::ino(&path.symlink_metadata().ok()?))
+}
+
 fn run_one(test: fn()) -> Result<(), String> {
     let stage = words();
     let mut child = spawn(true, move || {
