@@ -237,37 +237,6 @@ fn the_last_handle_waits_for_all_tasks_and_reaps() {
 }
 
 #[test]
-fn handles_travel_both_ways_and_nothing_leaks() {
-    within_a_minute(|| {
-        let pool = Pool::new(2).unwrap();
-        let before = crate::verify().unwrap();
-        for round in 0..50 {
-            let made = pool.submit(|n: i64| vec![SharedValue::new(n).unwrap(); 3], round).result().unwrap();
-            assert_eq!(made.len(), 3);
-            assert_eq!(made[2].get(), round);
-            let back = pool
-                .submit(
-                    |v: Vec<SharedValue<i64>>| {
-                        v[0].set(5).unwrap();
-                        v
-                    },
-                    made,
-                )
-                .result()
-                .unwrap();
-            assert_eq!(back[1].get(), 5);
-            pool.submit(|n: i64| SharedValue::new(n).unwrap(), round).detach();
-            let unread = pool.submit(|n: i64| SharedValue::new(n).unwrap(), round);
-            while !unread.done() {}
-        }
-        drop(pool);
-        let after = crate::verify().unwrap();
-        // Other tests of this process have objects of their own at any time: compare what is ours, loosely.
-        assert!(after.objects < before.objects + 50, "{before:?} {after:?}");
-    });
-}
-
-#[test]
 fn a_captured_panic_message_survives_an_abort() {
     within_a_minute(|| {
         struct Again;
@@ -405,11 +374,16 @@ fn a_killed_worker_that_had_nothing_to_do_is_replaced() {
     within_a_minute(|| {
         let pool = Pool::new(2).unwrap();
         for _ in 0..5 {
-            let pid = pool.workers()[0];
-            let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+            let victim = pool.workers()[0];
+            let pid = rustix::process::Pid::from_raw(victim as i32).unwrap();
             rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            // A signal is on its way for a while; a task that came meanwhile would die of it.
+            while lives(victim) {
+                std::thread::yield_now();
+            }
             assert!(pool.map(double, 0..200).eq((0..200).map(|n| Ok(2 * n))));
-            while pool.workers().len() < 2 {
+            // The dead one is listed until its death was noticed.
+            while pool.workers().len() < 2 || pool.workers().contains(&victim) {
                 std::thread::yield_now();
             }
         }
