@@ -487,10 +487,10 @@ impl Manager {
     /// Keeps it when its last process leaves, until it is removed.
     ///
     /// # Errors
-    /// [`OpenError::NotFound`] if it has no name; [`OpenError::ReadOnly`].
+    /// [`OpenError::Invalid`] if it has no name; [`OpenError::ReadOnly`].
     ///
     /// ```
-    /// use allmend::Manager;
+    /// use allmend::{Manager, OpenError};
     ///
     /// let name = format!("allmend-doc-persist-{}", std::process::id());
     /// let manager = Manager::create(&name)?;
@@ -500,6 +500,7 @@ impl Manager {
     /// let again = Manager::open(&name)?;
     /// assert_eq!(again.value("n", 0)?.get(), 5);
     /// again.unlink()?;
+    /// assert!(matches!(Manager::new()?.persist(), Err(OpenError::Invalid(_))));
     /// # Ok::<(), allmend::Error>(())
     /// ```
     pub fn persist(&self) -> Result<(), OpenError> {
@@ -509,7 +510,7 @@ impl Manager {
     /// Takes its name away. Who has it open keeps it; who opens or creates the name does not find it.
     ///
     /// # Errors
-    /// [`OpenError::NotFound`] if it has none, or has it no more.
+    /// [`OpenError::NotFound`] if it has it no more, [`OpenError::Invalid`] if it never had one; [`OpenError::ReadOnly`].
     pub fn unlink(&self) -> Result<(), OpenError> {
         self.segment.unlink()
     }

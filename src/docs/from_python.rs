@@ -31,7 +31,7 @@
 //! | `Manager()` | [`Manager::new()?`](crate::Manager::new) | no server process; objects have names: `manager.value("n", 0)?` |
 //! | `SyncManager(address)`, `register`, `connect` | [`Manager::open_or_create(name)?`](crate::Manager::open_or_create) | programs of one machine; each name is created once |
 //! | `shared_memory.SharedMemory(name)` | [`Manager::open_or_create(name)?`](crate::Manager::open_or_create), [`manager.array("data", n)?`](crate::Manager::array) | gone with its last process, unless it persists; nothing is left by a kill |
-//! | `SharedMemory.unlink()` | [`manager.unlink()?`](crate::Manager::unlink) | |
+//! | `SharedMemory.unlink()` | [`manager.unlink()?`](crate::Manager::unlink), [`remove_segment(name)?`](crate::remove_segment) | |
 //! | `ProcessPoolExecutor(2)`, `Pool(2)` | [`Pool::new(2)?`](crate::Pool::new) | no `if __name__ == "__main__"`, no start method |
 //! | `ProcessPoolExecutor()` | `Pool::builder().build()?` | counts the CPUs that this process may use |
 //! | `executor.submit(f, a, b)` | [`pool.submit(f, (a, b))`](crate::Pool::submit) | one argument; several are a tuple |

@@ -23,12 +23,12 @@
 //!
 //! # Numbers
 //!
-//! * **127 processes at a time in one segment**, the parent included; so a pool has at most 126
-//!   workers. Each object has one bit per possible process; 127 of
-//!   them fit into two words. More places would make every object larger. The format itself ends at 1023.
+//! * **127 processes at a time in one segment**, the parent included; so a pool has at most 126 workers. Each object has
+//!   one bit per possible process, and 127 of them fit into two words. A manager may be made for more,
+//!   [up to 1023](crate::ManagerBuilder::max_processes): then each of its objects is larger.
 //! * **An unlocked value has at most 8 bytes**, because a larger one would be torn. This is checked when it is compiled.
 //! * **A segment is as large as the machine's memory**, at least 1 GiB and at most 64 GiB, less under `RLIMIT_AS` and
-//!   `RLIMIT_FSIZE`. That is address space; memory is taken by the MiB, as it is used.
+//!   `RLIMIT_FSIZE`; a manager's as large as [you say](crate::ManagerBuilder::reserve). That is address space; memory is taken by the MiB, as it is used.
 //! * **Memory that was used stays with the segment.** Freed blocks are used again, for objects of the same size class; pages
 //!   go back to the kernel when the last process has left.
 //! * **A name costs memory**: an entry of 128 bytes (for names of up to about 20 bytes) and a line of 16 bytes in a list. A

@@ -13,9 +13,9 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | segment | the shared memory of a process and its workers; a sealed memfd |
-//! | object | a value, an atomic or a pool in a segment |
-//! | handle | what a program holds of an object: [`SharedValue`](crate::SharedValue), [`SharedAtomic`](crate::SharedAtomic) |
+//! | segment | shared memory with objects in it: a sealed memfd, or, with a name, a file in /dev/shm; a process has one of its own, which its workers share, and one for each [`Manager`](crate::Manager) |
+//! | object | a value, an atomic, an array, a map or a pool in a segment |
+//! | handle | what a program holds of an object: [`SharedValue`](crate::SharedValue), [`SharedMap`](crate::SharedMap), .. |
 //! | owner | one attached process, by a number that is not used again: slot and generation |
 //! | inherited | a lock that was taken over from an owner that died in it |
 //! | committed | made visible to all by one store |
