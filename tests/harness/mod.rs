@@ -69,10 +69,19 @@ pub(crate) fn run(tests: &[Test]) -> ! {
     std::process::exit(i32::from(failed > 0));
 }
 
-/// Names of ours in /dev/shm.
+/// Names of ours in /dev/shm. The first number in each is the id of a process; while that lives, they are of a test that
+/// runs beside this one.
 fn leftovers() -> Vec<String> {
     let entries = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
-    entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n.contains("allmend")).collect()
+    let of_the_living = |name: &str| {
+        let id = name.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty());
+        id.and_then(|id| id.parse::<u32>().ok())
+            .is_some_and(|id| std::path::Path::new(&format!("/proc/{id}")).exists())
+    };
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| name.contains("allmend") && !of_the_living(name))
+        .collect()
 }
 
 /// The file behind a named manager: what tells it from another of its name.
