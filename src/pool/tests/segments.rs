@@ -203,6 +203,7 @@ fn killed_before_every_shared_write_with_another_segment() {
             n += 1;
             let segment = Segment::private().unwrap();
             let pool = Pool::new(1).unwrap();
+            let worker = pool.submit(pid_of_worker, ()).result().unwrap();
             let mut died = u32::from(pool.submit(arm, n).result().is_err());
             let values: Vec<_> = (0..4).map(|i| SharedValue::place_in(&segment, i).unwrap()).collect();
             let items = values.iter().map(|value| vec![value.clone()]);
@@ -213,12 +214,14 @@ fn killed_before_every_shared_write_with_another_segment() {
                     Err(e) => panic!("killed before write {n}: {e}"),
                 }
             }
+            assert!(died <= 1);
+            // It may also have died with nothing to do, or in this task.
+            let is_gone = pool.submit(pid_of_worker, ()).result() != Ok(worker);
             drop(pool);
             let left = segment.verify().unwrap();
             assert_eq!((left.objects, left.pins), (4, 0), "killed before write {n}");
-            assert!(died <= 1);
             deaths += died;
-            quiet = if died == 0 { quiet + 1 } else { 0 };
+            quiet = if is_gone { 0 } else { quiet + 1 };
         }
         println!("{n} rounds, {deaths} deaths");
         assert!(deaths > 30, "it bites");
