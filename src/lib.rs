@@ -174,7 +174,7 @@ pub mod crash {
     pub fn break_rule(rule: Rule) {
         crate::atomic::break_rule(rule);
     }
-    pub use crate::{atomic::Rule, map::door::Map};
+    pub use crate::{atomic::Rule, map::door::Map, segment::Parts};
     /// Entries of an array's claims that are not free.
     pub fn entries_in_use<T: bytemuck::Pod>(array: &crate::SharedArray<T>) -> usize {
         array.entries_in_use()

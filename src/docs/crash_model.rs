@@ -82,6 +82,23 @@
 //! | while it looks whether anybody else holds it | a block that is DYING for a dead owner | who clears the slot looks again |
 //! | while several extents are given back | a block that is PENDING for a dead owner | who clears the slot: each step may be repeated |
 //!
+//! # Parts of an object
+//!
+//! Maps grow by further blocks, and an `update` of an array keeps in one what it may have to undo. The object's table names
+//! them, one word each; they go with it.
+//!
+//! | killed | what is left | who repairs |
+//! |---|---|---|
+//! | in an attach, before the table names the part | a block that is PENDING for a dead owner, which nobody names | who clears the slot frees it |
+//! | after that | a part that is whole and named, but still PENDING | who clears the slot makes it a part; who detaches it first takes it |
+//! | in a detach, before the table's word is 0 | the same: it is still there | as above |
+//! | after that | a PENDING block which nobody names | who clears the slot frees it |
+//! | as the object goes | parts, some of them freed, of an object that is PENDING for a dead owner | who clears the slot frees them, then the object: each step may be repeated |
+//! | in one of these repairs | as before it | who clears the slots next |
+//!
+//! So who clears up asks whether an object names a block before it frees it: without that question a part would be free
+//! and named. Nobody detaches what is PENDING for a living process.
+//!
 //! # A handle on its way
 //!
 //! | killed | what is left | who repairs |

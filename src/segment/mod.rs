@@ -53,6 +53,8 @@ mod verify;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+#[cfg(allmend_crash)]
+pub use self::parts::Parts;
 #[cfg(not(loom))]
 pub(crate) use self::{
     attached::Segment,

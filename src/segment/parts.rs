@@ -186,7 +186,7 @@ impl Segment {
     }
 }
 
-/// Can a block of that state be a part that `parent` names? PENDING: attached by a process that died since.
+/// Can a block of that state be a part that `parent` names, for who reads? PENDING: its process is at it, or died there.
 fn is_part_of(state: Option<State>, parent: u64) -> bool {
     match state {
         Some(State::Part(of)) => of == parent,
@@ -248,14 +248,25 @@ impl Object {
         }
         let block = extents.locate(Part::decode(word).at).ok_or_else(damaged)?;
         let state = extents.state(&block);
-        // PART, or PENDING of a dead process until somebody settles it, which happens once.
-        let mine = (0..3).any(|_| {
+        // PART, or PENDING of a dead process until somebody settles it, which happens once. What is PENDING of a living
+        // one is none of this object's, as the caller excludes the others: the table was overwritten.
+        let mut tries = 3;
+        loop {
             let seen = state.load(Acquire);
-            is_part_of(State::decode(seen), self.place().at)
-                && state.compare_exchange(seen, State::Pending(me).encode(), AcqRel, Relaxed).is_ok()
-        });
-        if !mine {
-            return Err(damaged());
+            let ours = match State::decode(seen) {
+                Some(State::Part(of)) => of == self.place().at,
+                Some(State::Pending(owner)) => {
+                    owner != me && !segment.is_alive(owner).map_err(|_| CreateError::DescriptorsLost)?
+                }
+                _ => false,
+            };
+            if !ours || tries == 0 {
+                return Err(damaged());
+            }
+            if state.compare_exchange(seen, State::Pending(me).encode(), AcqRel, Relaxed).is_ok() {
+                break;
+            }
+            tries -= 1;
         }
         // Release: who finds the block free finds it unnamed.
         table.store(0, Release);
@@ -293,6 +304,35 @@ impl Object {
     #[inline(never)]
     fn part_slow(&self, index: usize, word: u64) -> Option<Known<'_>> {
         (word != 0 && self.segment().look_up(self.place().at, word)).then(|| self.know(index, word))
+    }
+}
+
+/// An object with parts in the process's own segment, for tests that kill processes. Panics on errors, if it does not
+/// say otherwise.
+#[cfg(allmend_crash)]
+#[derive(Clone, Debug)]
+pub struct Parts(std::sync::Arc<Object>);
+
+#[cfg(allmend_crash)]
+impl Parts {
+    /// With room for so many.
+    pub fn new(parts: usize) -> Self {
+        let segment = Segment::default_segment().expect("a segment");
+        let (kind, stamp) = (super::Kind::Buffer, super::Stamp::NONE);
+        Self(segment.create_with_parts(kind, stamp, 4, 3, parts, |_| ()).expect("an object"))
+    }
+    /// A part whose first and last word are `stamp`.
+    pub fn attach(&self, index: usize, bytes: u64, stamp: u64) {
+        let init = |words: &[Word64]| [0, words.len() - 1].map(|i| words[i].store(stamp, Relaxed));
+        self.0.attach_part(index, bytes, |words| _ = init(words)).expect("attach");
+    }
+    /// See the object.
+    pub fn detach(&self, index: usize) -> Result<(), CreateError> {
+        self.0.detach_part(index)
+    }
+    /// The first and the last word of a part.
+    pub fn ends(&self, index: usize) -> Option<[u64; 2]> {
+        self.0.part(index).map(|words| [0, words.len() - 1].map(|i| words[i].load(Relaxed)))
     }
 }
 
