@@ -9,7 +9,7 @@
 //! | new value out of line | the same | slot old -> word | old block: generation odd, then free |
 //! | removed out of line | | slot -> 0 | the same |
 //! | no slot is free | overflow bucket filled with it | NEXT of the last bucket | |
-//! | split | moving entries copied into bucket n, which nobody looks at | number of buckets n -> n + 1 | cleared in their old bucket |
+//! | split | moving entries copied into bucket n, which nobody looks at | number of buckets n -> n + 1 | cleared in their old bucket, all of a bucket's pairs by one THERE |
 //! | move to the front of a chain | copied | version in the first bucket's NEXT | cleared in the old place |
 //!
 //! # Killed here?
@@ -27,7 +27,7 @@ use super::{
     probe::{Bucket, HOPS, Memory, contents, is_of, pairs_of, slots_of},
     shape::{
         BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, LINK_VERSION, NEXT, PAIRS, SLOTS, THERE, THERE_BITS,
-        THERE_VERSION, address, slot_place, slot_word, split_source,
+        THERE_VERSION, address, slot_bit, slot_place, slot_word, split_source,
     },
 };
 use crate::{
@@ -41,6 +41,7 @@ use crate::{
     },
     segment::words::{store_bytes, words_for},
 };
+use std::ops::Range;
 
 /// Why a change was not made. Nothing is changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,30 +101,76 @@ pub(super) fn buckets<M: Memory>(memory: &M, b: u64) -> impl Iterator<Item = Res
     })
 }
 
+/// What is behind `bucket` in its chain; `hops` counts.
+#[inline(always)]
+fn behind<'a, M: Memory>(
+    memory: &'a M,
+    bucket: Bucket<'_>,
+    hops: &mut usize,
+) -> Result<Option<Bucket<'a>>, Refusal> {
+    let link = bucket[NEXT].load(Relaxed) & LINK_BITS;
+    if link == 0 {
+        return Ok(None);
+    }
+    *hops += 1;
+    memory.overflow(link).filter(|_| *hops < HOPS).map(Some).ok_or(Refusal::Damaged)
+}
+
 /// Looks for `hash`'s entry; `in_bucket` says where in a bucket it is. There is at least one bucket.
+///
+/// What most calls come to is short: as with a `get`, it says how many of them wait for their buckets at once.
+#[inline(always)]
 fn find<'a, M: Memory>(
     memory: &'a M,
     hash: u64,
     inline: bool,
     in_bucket: impl Fn(Bucket<'a>) -> Result<Option<usize>, Refusal>,
 ) -> Result<Found<'a>, Refusal> {
-    let (mut unused, mut last) = (None, None);
-    for bucket in buckets(memory, address(hash, memory.state().load(Relaxed).max(1))) {
-        let bucket = bucket?;
+    let first = memory.bucket(address(hash, memory.state().load(Relaxed).max(1))).ok_or(Refusal::Damaged)?;
+    if let Some(index) = in_bucket(first)? {
+        return Ok(Found::There(Spot { bucket: first, index }));
+    }
+    match first[NEXT].load(Relaxed) & LINK_BITS {
+        0 => Ok(Found::Not(unused_in(first, inline), first)),
+        _ => find_behind(memory, first, inline, in_bucket),
+    }
+}
+
+/// The same for the chain behind its first bucket.
+#[inline(never)]
+fn find_behind<'a, M: Memory>(
+    memory: &'a M,
+    first: Bucket<'a>,
+    inline: bool,
+    in_bucket: impl Fn(Bucket<'a>) -> Result<Option<usize>, Refusal>,
+) -> Result<Found<'a>, Refusal> {
+    let (mut unused, mut last, mut hops) = (unused_in(first, inline), first, 0);
+    while let Some(bucket) = behind(memory, last, &mut hops)? {
         if let Some(index) = in_bucket(bucket)? {
             return Ok(Found::There(Spot { bucket, index }));
         }
         unused = unused.or_else(|| unused_in(bucket, inline));
-        last = Some(bucket);
+        last = bucket;
     }
-    Ok(Found::Not(unused, last.ok_or(Refusal::Damaged)?))
+    Ok(Found::Not(unused, last))
 }
 
+/// Which places of a bucket have an entry, as bits.
+#[inline(always)]
+fn used_in(bucket: Bucket<'_>, inline: bool) -> u64 {
+    if inline {
+        return bucket[THERE].load(Relaxed) & THERE_BITS;
+    }
+    let mut used = 0;
+    for (i, slot) in bucket[..SLOTS].iter().enumerate() {
+        used |= u64::from(slot.load(Relaxed) != 0) << i;
+    }
+    used
+}
+
+#[inline(always)]
 fn unused_in(bucket: Bucket<'_>, inline: bool) -> Option<Spot<'_>> {
-    let index = match inline {
-        true => (!bucket[THERE].load(Relaxed) & THERE_BITS).trailing_zeros() as usize,
-        false => bucket[..SLOTS].iter().position(|slot| slot.load(Relaxed) == 0).unwrap_or(SLOTS),
-    };
+    let index = (!used_in(bucket, inline)).trailing_zeros() as usize;
     (index < if inline { PAIRS } else { SLOTS }).then_some(Spot { bucket, index })
 }
 
@@ -135,6 +182,7 @@ fn fill_fence() {
 
 // ---- inline ----
 
+#[inline(always)]
 pub(super) fn find_pair<M: Memory>(memory: &M, hash: u64, key: u64) -> Result<Found<'_>, Refusal> {
     find(memory, hash, true, |bucket| {
         let hits = pairs_of(bucket, bucket[THERE].load(Relaxed), key);
@@ -149,6 +197,7 @@ impl<'a> Spot<'a> {
     }
 
     /// A pair appears.
+    #[inline(always)]
     fn put_pair(&self, key: u64, value: u64) {
         let there = &self.bucket[THERE];
         let before = there.load(Relaxed);
@@ -195,6 +244,7 @@ pub(super) fn make_empty<M: Memory>(memory: &M, b: u64, inline: bool) -> Result<
 }
 
 /// Puts an entry into its chain, by `put` into a free place.
+#[inline(always)]
 fn add<'a, S: Space>(
     space: &'a S,
     unused: Option<Spot<'a>>,
@@ -206,16 +256,23 @@ fn add<'a, S: Space>(
         put(spot);
         return Ok(());
     }
-    let link = space.take_overflow()?;
-    let bucket = space.overflow(link).ok_or(Refusal::Damaged)?;
-    wipe(bucket, inline);
+    let (link, bucket) = empty_overflow(space, inline)?;
     put(Spot { bucket, index: 0 });
     let next = last[NEXT].load(Relaxed);
     last[NEXT].store(next & !LINK_BITS | link, Release);
     Ok(())
 }
 
+#[inline(never)]
+fn empty_overflow<S: Space>(space: &S, inline: bool) -> Result<(u64, Bucket<'_>), Refusal> {
+    let link = space.take_overflow()?;
+    let bucket = space.overflow(link).ok_or(Refusal::Damaged)?;
+    wipe(bucket, inline);
+    Ok((link, bucket))
+}
+
 /// Puts a pair where [`find_pair`] found none.
+#[inline(always)]
 pub(super) fn add_pair<'a, S: Space>(
     space: &'a S,
     unused: Option<Spot<'a>>,
@@ -355,17 +412,62 @@ pub(super) fn clear_spot(spot: Spot<'_>, inline: bool) {
     }
 }
 
+/// Which entries of a bucket go to bucket `n` when there are `n` buckets, as bits: since all entries of a chain are where
+/// they belong, one bit of their hash says it. Without a branch per place, and without a look at blocks.
+#[inline(always)]
+fn moving_in<S: Space>(space: &S, bucket: Bucket<'_>, n: u64, inline: bool) -> u64 {
+    let level = n.max(1).ilog2();
+    let mut moving = 0;
+    if inline {
+        for (i, key) in bucket[..PAIRS].iter().enumerate() {
+            moving |= (space.hash_of(key.load(Relaxed)) >> level & 1) << i;
+        }
+    } else {
+        for (i, slot) in bucket[..SLOTS].iter().enumerate() {
+            moving |= slot_bit(slot.load(Relaxed), level) << i;
+        }
+    }
+    moving & used_in(bucket, inline)
+}
+
+/// Adds the next buckets, which have memory already, as long as there is room for their overflow.
+pub(super) fn split_some<S: Space>(space: &S, new: Range<u64>, inline: bool) -> Result<(), Refusal> {
+    // First a look at all of them, so that the waits for memory overlap. What is there does not matter yet.
+    let (mut seen, mut chains) = (0, 0);
+    for n in new.clone() {
+        let source = space.bucket(split_source(n)).ok_or(Refusal::Damaged)?;
+        chains |= source[NEXT].load(Relaxed) & LINK_BITS;
+        seen |= space.bucket(n).ok_or(Refusal::Damaged)?[NEXT].load(Relaxed);
+    }
+    if chains != 0 {
+        for n in new.clone() {
+            let source = space.bucket(split_source(n)).ok_or(Refusal::Damaged)?;
+            if let Some(bucket) = behind(space, source, &mut 0)? {
+                seen |= bucket[NEXT].load(Relaxed);
+            }
+        }
+    }
+    std::hint::black_box(seen);
+    for _ in new {
+        if !split(space, inline)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Adds a bucket, which has memory already. `false`: there was no room for its overflow, and nothing is changed.
 pub(super) fn split<S: Space>(space: &S, inline: bool) -> Result<bool, Refusal> {
     let n = space.state().load(Relaxed);
-    let (source, target) = (split_source(n), space.bucket(n).ok_or(Refusal::Damaged)?);
+    let source = space.bucket(split_source(n)).ok_or(Refusal::Damaged)?;
+    let target = space.bucket(n).ok_or(Refusal::Damaged)?;
     wipe(target, inline); // a split that was killed may have left something
-    let mut last = target;
-    for bucket in buckets(space, source) {
-        for from in spots(bucket?, inline) {
-            if hash_in(space, from, inline)?.is_none_or(|hash| address(hash, n + 1) != n) {
-                continue;
-            }
+    let (mut last, mut bucket, mut hops) = (target, source, 0);
+    loop {
+        let mut moving = moving_in(space, bucket, n, inline);
+        while moving != 0 {
+            let from = Spot { bucket, index: moving.trailing_zeros() as usize };
+            moving &= moving - 1;
             let unused = unused_in(last, inline);
             match add(space, unused, last, inline, |to| copy_to(from, to, inline)) {
                 Ok(()) => {}
@@ -379,6 +481,10 @@ pub(super) fn split<S: Space>(space: &S, inline: bool) -> Result<bool, Refusal> 
                 last = space.overflow(last[NEXT].load(Relaxed) & LINK_BITS).ok_or(Refusal::Damaged)?;
             }
         }
+        match behind(space, bucket, &mut hops)? {
+            Some(next) => bucket = next,
+            None => break,
+        }
     }
     if atomic::broken(Rule::CopyBeforeClearing) {
         clear_moved(space, source, n, inline)?;
@@ -386,20 +492,29 @@ pub(super) fn split<S: Space>(space: &S, inline: bool) -> Result<bool, Refusal> 
     space.state().store(n + 1, Release);
     // Each clearing is a Release, behind the store of the number.
     clear_moved(space, source, n, inline)?;
-    compact(space, source, inline)?;
+    compact(space, split_source(n), inline)?;
     Ok(true)
 }
 
 /// Takes away from bucket `source` what belongs to bucket `n`.
-fn clear_moved<S: Space>(space: &S, source: u64, n: u64, inline: bool) -> Result<(), Refusal> {
-    for bucket in buckets(space, source) {
-        for spot in spots(bucket?, inline) {
-            if hash_in(space, spot, inline)?.is_some_and(|hash| address(hash, n + 1) == n) {
-                clear_spot(spot, inline);
+fn clear_moved<S: Space>(space: &S, source: Bucket<'_>, n: u64, inline: bool) -> Result<(), Refusal> {
+    let (mut bucket, mut hops) = (source, 0);
+    loop {
+        let mut moved = moving_in(space, bucket, n, inline);
+        if inline && moved != 0 {
+            let there = &bucket[THERE];
+            there.store((there.load(Relaxed) & !moved).wrapping_add(THERE_VERSION), Release);
+        } else {
+            while moved != 0 {
+                bucket[moved.trailing_zeros() as usize].store(0, Release);
+                moved &= moved - 1;
             }
         }
+        match behind(space, bucket, &mut hops)? {
+            Some(next) => bucket = next,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// All overflow buckets of a chain that nobody looks at.
@@ -414,8 +529,17 @@ fn give_chain<S: Space>(space: &S, first: Bucket<'_>) {
 }
 
 /// Moves entries from the end of a chain to the front, and gives back the overflow buckets that it does not need.
+#[inline(always)]
 pub(super) fn compact<S: Space>(space: &S, b: u64, inline: bool) -> Result<(), Refusal> {
     let first = space.bucket(b).ok_or(Refusal::Damaged)?;
+    match first[NEXT].load(Relaxed) & LINK_BITS {
+        0 => Ok(()),
+        _ => compact_chain(space, b, first, inline),
+    }
+}
+
+#[inline(never)]
+fn compact_chain<S: Space>(space: &S, b: u64, first: Bucket<'_>, inline: bool) -> Result<(), Refusal> {
     for _ in 0..HOPS {
         let link = first[NEXT].load(Relaxed) & LINK_BITS;
         if link == 0 {
@@ -432,10 +556,10 @@ pub(super) fn compact<S: Space>(space: &S, b: u64, inline: bool) -> Result<(), R
                 }
             }
         }
-        for from in spots(last, inline) {
-            if hash_in(space, from, inline)?.is_none() {
-                continue;
-            }
+        let mut used = used_in(last, inline);
+        while used != 0 {
+            let from = Spot { bucket: last, index: used.trailing_zeros() as usize };
+            used &= used - 1;
             let mut unused = None;
             for bucket in buckets(space, b) {
                 let bucket = bucket?;

@@ -1,7 +1,7 @@
 //! The map of encoded keys and values: what the typed face calls.
 //!
 //! A write takes its shard's lock, lets the heir recover first, makes one change (`commit`) and counts it, and then, if
-//! the shard is full enough, splits a bucket: an insert that was made stays made if there is no room for that.
+//! the shard is full enough, splits some buckets: an insert that was made stays made if there is no room for that.
 //!
 //! A read tries without the lock ([`probe`](super::probe)); overtaken 64 times, it asks for the lock once a round. If the
 //! holder is stopped nothing changes, so the plain try succeeds.
@@ -9,9 +9,9 @@
 use super::{
     commit::{
         Found, Refusal, Spot, add_block, add_pair, block_of, buckets, clear_spot, compact, find_block,
-        find_pair, remove_block, replace_block, split, spots,
+        find_pair, remove_block, replace_block, split_some, spots,
     },
-    hold::{Locked, Stripe},
+    hold::{Holders, Locked, Locks, Stripe},
     probe::{Fault, First, Memory, contents, first_block, first_inline, get_block, get_inline},
     shape::{BUCKET, LONGEST_KEY, LONGEST_VALUE, Layout, STRIPES, Shape, row},
     shard::{Shard, hash_bytes, hash_word},
@@ -32,7 +32,10 @@ use std::{sync::Arc, time::Duration};
 const ROUNDS: u32 = 1 << 16;
 /// Buckets of a shard with its first entry: a chunk of them.
 const FIRST_BUCKETS: u64 = 16;
-/// A bucket is split when there are more entries than so many per so many buckets.
+/// Buckets are split so many at a time: those that come and those that are split are neighbours, and all of them are on
+/// their way from memory at once.
+const STEP: u64 = 8;
+/// Buckets are split when there are more entries than so many per so many buckets.
 const LOAD_INLINE: (u64, u64) = (9, 5);
 const LOAD_BLOCKS: (u64, u64) = (7, 2);
 
@@ -72,6 +75,7 @@ pub(crate) struct Engine {
     layout: Layout,
     seeds: [u64; 2],
     max_bytes: u64,
+    holders: Holders,
 }
 
 impl From<Refusal> for MapError {
@@ -106,7 +110,8 @@ impl Engine {
                 }
             },
         )?;
-        let engine = Self { object, layout, seeds: [header[0], header[1]], max_bytes: shape.max_bytes };
+        let (seeds, holders) = ([header[0], header[1]], Holders::of(&object, layout));
+        let engine = Self { object, layout, seeds, max_bytes: shape.max_bytes, holders };
         match engine.reserve(shape.expected) {
             Ok(()) => Ok(engine),
             Err(MapError::Full) => Err(CreateError::Full { bytes: shape.expected.saturating_mul(16) }),
@@ -128,12 +133,18 @@ impl Engine {
         if !fits {
             return Err(HandleError::Malformed);
         }
-        Ok(Self { object, layout, seeds: [header[0], header[1]], max_bytes: header[3] })
+        let holders = Holders::of(&object, layout);
+        Ok(Self { object, layout, seeds: [header[0], header[1]], max_bytes: header[3], holders })
     }
 
     /// For handles.
     pub(crate) fn object(&self) -> &Arc<Object> {
         &self.object
+    }
+
+    #[inline(always)]
+    fn locks(&self) -> Locks<'_> {
+        Locks { object: &self.object, layout: self.layout, holders: &self.holders }
     }
 
     #[inline(always)]
@@ -204,7 +215,7 @@ impl Engine {
                 return Err(MapError::Damaged);
             }
             // If the holder of the lock is stopped or dead nothing changes, and the plain look succeeds.
-            let locked = Locked::take(&self.object, self.layout, shard, Some(Duration::ZERO));
+            let locked = Locked::take(self.locks(), shard, Some(Duration::ZERO));
             let seen = look();
             if let Ok(locked) = locked {
                 // An inherited lock keeps its mark: the next writer recovers.
@@ -322,13 +333,13 @@ impl Engine {
     // ---- writing ----
 
     /// Runs `change` under the lock of a shard, after recovery if the lock was inherited.
-    #[inline]
+    #[inline(always)]
     fn write<R>(
         &self,
         shard: &Shard<'_>,
         change: impl FnOnce(&Shard<'_>) -> Result<R, Refusal>,
     ) -> Result<R, MapError> {
-        let locked = Locked::take(&self.object, self.layout, shard.index, None)?;
+        let locked = Locked::take(self.locks(), shard.index, None)?;
         if locked.inherited.is_some()
             && let Err(e) = self.recover(shard, &locked)
         {
@@ -348,38 +359,50 @@ impl Engine {
         Ok(locked.repair()?)
     }
 
+    #[inline(always)]
     fn count(shard: &Shard<'_>, delta: i64) {
         let len = shard.row(row::LEN);
         len.store(len.load(Relaxed).wrapping_add_signed(delta), Relaxed);
     }
 
     /// The first buckets, if there are none yet.
+    #[inline(always)]
     fn begin(shard: &Shard<'_>) -> Result<(), Refusal> {
-        if shard.state().load(Relaxed) == 0 {
-            shard.attach_bucket(0)?;
-            shard.state().store(FIRST_BUCKETS, Release);
+        match shard.state().load(Relaxed) {
+            0 => Self::begin_now(shard),
+            _ => Ok(()),
         }
+    }
+
+    #[cold]
+    fn begin_now(shard: &Shard<'_>) -> Result<(), Refusal> {
+        shard.attach_bucket(0)?;
+        shard.state().store(FIRST_BUCKETS, Release);
         Ok(())
     }
 
-    /// After an insert: one or two more buckets, if it is time and there is room.
+    /// After an insert: some more buckets, if it is time and there is room.
+    #[inline(always)]
     fn grow(&self, shard: &Shard<'_>) -> Result<(), Refusal> {
         let (entries, per) = if self.layout.inline.is_some() { LOAD_INLINE } else { LOAD_BLOCKS };
-        for _ in 0..2 {
-            let n = shard.state().load(Relaxed);
-            if shard.row(row::LEN).load(Relaxed).saturating_mul(per) <= n.saturating_mul(entries) {
-                return Ok(());
-            }
-            match shard.attach_bucket(n) {
-                Ok(()) => {}
-                Err(Refusal::Damaged) => return Err(Refusal::Damaged),
-                Err(_) => return Ok(()),
-            }
-            if !split(shard, self.layout.inline.is_some())? {
-                return Ok(());
-            }
+        let (n, len) = (shard.state().load(Relaxed), shard.row(row::LEN).load(Relaxed));
+        match len.saturating_mul(per) <= n.saturating_mul(entries) {
+            true => Ok(()),
+            false => self.grow_now(shard, n),
         }
-        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow_now(&self, shard: &Shard<'_>, n: u64) -> Result<(), Refusal> {
+        match shard.attach_bucket(n) {
+            Ok(()) => {}
+            Err(Refusal::Damaged) => return Err(Refusal::Damaged),
+            Err(_) => return Ok(()),
+        }
+        // Not beyond what is attached.
+        let (_, buckets, at) = super::shape::chunk(n);
+        split_some(shard, n..n + STEP.min(buckets - at), self.layout.inline.is_some())
     }
 
     /// Decides what becomes of `key` when its value is seen, in one change. `decide` is ours, never the user's code.
@@ -436,6 +459,7 @@ impl Engine {
         }
     }
 
+    #[inline(always)]
     fn insert_pair(
         &self,
         shard: &Shard<'_>,
@@ -537,7 +561,7 @@ impl Engine {
     }
 
     /// As [`Self::insert`] of an inline map, with words.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn insert8(&self, key: u64, value: u64) -> Result<Option<u64>, MapError> {
         let hash = hash_word(self.seeds, key);
         let shard = self.shard_of(hash);
@@ -742,17 +766,17 @@ impl Engine {
 
     /// Takes a key lock: it keeps out others who take it, and nobody else.
     pub(crate) fn lock_stripe(&self, stripe: usize, timeout: Option<Duration>) -> Result<Stripe, LockError> {
-        Stripe::take(&self.object, self.layout, stripe, timeout)
+        Stripe::take(self.locks(), stripe, timeout)
     }
 
     /// Clears the mark of a dead owner.
     pub(crate) fn repair_stripe(&self, held: &Stripe) {
-        held.repair(&self.object, self.layout);
+        held.repair(self.locks());
     }
 
     /// Gives a key lock back. In a forked child the parent's does nothing.
     pub(crate) fn unlock_stripe(&self, held: &Stripe) {
-        held.release(&self.object, self.layout);
+        held.release(self.locks());
     }
 
     // ---- for `scan` ----

@@ -12,17 +12,36 @@ use crate::{
     segment::{Holder, Object, owner::Owner},
     sync::word::{self, Acquired, Holder as Thread, Peers, Refused},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-/// Who of this process holds which lock of the map.
-struct Holders(Box<[Holder]>);
+/// Who of this process holds which lock of the map: one record, which all handles have.
+#[derive(Clone, Debug)]
+pub(super) struct Holders(Arc<[Holder]>);
 
-fn holder(object: &Object, layout: Layout, lock: usize) -> &Holder {
-    let make = || Holders((0..layout.shards() + STRIPES).map(|_| Holder::default()).collect());
-    &object.local(make).0[lock]
+impl Holders {
+    pub(super) fn of(object: &Object, layout: Layout) -> Self {
+        let make = || Self((0..layout.shards() + STRIPES).map(|_| Holder::default()).collect());
+        object.local(make).clone()
+    }
+}
+
+/// The locks of a map.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Locks<'a> {
+    pub(super) object: &'a Object,
+    pub(super) layout: Layout,
+    pub(super) holders: &'a Holders,
+}
+
+impl<'a> Locks<'a> {
+    #[inline(always)]
+    fn word_and_holder(self, lock: usize) -> (&'a Word32, &'a Holder) {
+        (word_of(self.object, self.layout, lock), &self.holders.0[lock])
+    }
 }
 
 /// Lock `lock`: first those of the shards, then the key locks.
+#[inline(always)]
 fn word_of(object: &Object, layout: Layout, lock: usize) -> &Word32 {
     let shards = layout.shards();
     &object.w32()[if lock < shards { lock * LOCK_STRIDE } else { shards * LOCK_STRIDE + lock - shards }]
@@ -75,21 +94,16 @@ pub(super) struct Locked<'a> {
 }
 
 impl<'a> Locked<'a> {
-    #[inline]
-    pub(super) fn take(
-        object: &'a Object,
-        layout: Layout,
-        lock: usize,
-        timeout: Option<Duration>,
-    ) -> Result<Self, LockError> {
-        let (word, holder) = (word_of(object, layout, lock), holder(object, layout, lock));
-        if let Some(me) = object.holder_now()
+    #[inline(always)]
+    pub(super) fn take(locks: Locks<'a>, lock: usize, timeout: Option<Duration>) -> Result<Self, LockError> {
+        let (word, holder) = locks.word_and_holder(lock);
+        if let Some(me) = locks.object.holder_now()
             && word::lock_free(word, me).is_ok()
         {
             holder.set(me);
             return Ok(Self { word, holder, me, inherited: None });
         }
-        Self::wait_for(object, word, holder, timeout)
+        Self::wait_for(locks.object, word, holder, timeout)
     }
 
     #[cold]
@@ -141,35 +155,31 @@ pub(crate) struct Stripe {
 
 impl Stripe {
     pub(super) fn take(
-        object: &Object,
-        layout: Layout,
+        locks: Locks<'_>,
         stripe: usize,
         timeout: Option<Duration>,
     ) -> Result<Self, LockError> {
-        let lock = layout.shards() + stripe % STRIPES;
-        let locked = Locked::take(object, layout, lock, timeout)?;
+        let lock = locks.layout.shards() + stripe % STRIPES;
+        let locked = Locked::take(locks, lock, timeout)?;
         Ok(Self { lock, me: locked.me, inherited: locked.inherited })
     }
 
-    fn locked<'a>(&self, object: &'a Object, layout: Layout) -> Option<Locked<'a>> {
+    fn locked<'a>(&self, locks: Locks<'a>) -> Option<Locked<'a>> {
+        let (word, holder) = locks.word_and_holder(self.lock);
         // A forked child has its parent's guard, and not its lock.
-        (object.me_now() == Some(self.me)).then(|| Locked {
-            word: word_of(object, layout, self.lock),
-            holder: holder(object, layout, self.lock),
-            me: self.me,
-            inherited: None,
-        })
+        let is_mine = locks.object.me_now() == Some(self.me);
+        is_mine.then_some(Locked { word, holder, me: self.me, inherited: None })
     }
 
-    pub(super) fn repair(&self, object: &Object, layout: Layout) {
-        if let Some(locked) = self.locked(object, layout) {
+    pub(super) fn repair(&self, locks: Locks<'_>) {
+        if let Some(locked) = self.locked(locks) {
             // If the word was overwritten under us it stays as it is, and the next who locks is told.
             let _ = locked.repair();
         }
     }
 
-    pub(super) fn release(&self, object: &Object, layout: Layout) {
-        if let Some(locked) = self.locked(object, layout) {
+    pub(super) fn release(&self, locks: Locks<'_>) {
+        if let Some(locked) = self.locked(locks) {
             locked.release();
         }
     }

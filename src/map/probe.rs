@@ -35,7 +35,7 @@ use super::{
     mutation::{Mutation, broken},
     shape::{
         BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, MOST_PLACE, NEXT, PAIRS, SLOTS, THERE, THERE_BITS,
-        address, slot_place, slot_tag, slot_word, tag,
+        address, hash_of_tag, slot_place, slot_tag, slot_word, tag,
     },
 };
 use crate::{
@@ -490,7 +490,7 @@ fn blocks<M: Memory>(
         if word == 0 {
             continue;
         }
-        let hash = slot_tag(word) << 24; // only its tag counts
+        let hash = hash_of_tag(slot_tag(word)); // only its tag counts
         match look(memory, slot, hash, |_| true, &mut |block| each(Entry::Block(block))) {
             Try::Sure(_) => {}
             Try::Again => return Try::Again,

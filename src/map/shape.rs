@@ -7,22 +7,24 @@
 //!          parts of each shard: chunks of buckets | chunks of overflow buckets | regions of blocks (not inline)
 //! ```
 //!
-//! **Header**: 0, 1 seeds of the hash; 2 `log2(shards)`, widths of key and value (0: not inline), see [`Shape`];
+//! **Header**: 0, 1 seeds of the hash; 2 `log2(shards)`, widths of key and value (0: not inline), see [`Shape`], format;
 //! 3 the most bytes that the map may take, 0 for no limit.
 //! **Shard's line**: 0 the number of its buckets, 0 before the first entry.
 //! **Shard's row** (derived, all of it: recovery makes it anew): see [`row`].
 //!
-//! **Hash**: the shard from its highest bits, the tag of a slot from the middle, the bucket from its lowest.
+//! **Hash**: the shard from its highest bits, the bucket from its lowest, the tag of a slot from both: the bits that decide
+//! where the entry goes when its bucket is split, and some above them. So a split reads no block, and the longer a table,
+//! the fewer bits of the tag tell the entries of a bucket apart: 15 of a shard of 32 768 buckets, 4 of the largest.
 //!
 //! **Bucket**: one line of 8 words.
 //!
 //! | layout | words | holds |
 //! |---|---|---|
-//! | out of line | 0..7 | slots: tag (16) and place (48) of a block, 0 empty |
+//! | out of line | 0..7 | slots: tag (26) and place (38) of a block, 0 empty |
 //! | inline | 0..3, 3..6, 6 | keys, values, and which of them are there: version << 8, one bit each |
 //! | both | 7 | NEXT: version << 32, link to an overflow bucket (its number + 1; 0 none) |
 //!
-//! **Place**: region << 36, distance from the region's start in units of 16 bytes. **Region**: word 0 how many words of it
+//! **Place**: region << 30, distance from the region's start in units of 16 bytes. **Region**: word 0 how many words of it
 //! are blocks (or header), 1 where its generations start; blocks from word 8 on.
 //! **Block**: word 0 class (low 8 bits), generation (odd: free or being filled); 1 lengths of key (low half) and value,
 //! or the next free block; 2 the key's hash; then key and value, each padded to words.
@@ -44,9 +46,14 @@ pub(super) const LINK_BITS: u64 = u32::MAX as u64;
 pub(super) const LINK_VERSION: u64 = 1 << 32;
 
 /// Bits of a place.
-const PLACE_BITS: u32 = 48;
+const PLACE_BITS: u32 = 38;
 pub(super) const MOST_PLACE: u64 = (1 << PLACE_BITS) - 1;
-const REGION_SHIFT: u32 = 36;
+const REGION_SHIFT: u32 = 30;
+/// The most bytes of a region: what a place can name.
+#[cfg(not(loom))]
+pub(super) const LARGEST_REGION: u64 = 16 << REGION_SHIFT;
+/// The lowest bit of the hash that is in a slot's tag. A shard begins with 16 buckets; in the model checker, with one.
+const TAG_SHIFT: u32 = if cfg!(loom) { 0 } else { 4 };
 
 /// Words of a block before its key.
 pub(super) const BLOCK_HEADER: usize = 3;
@@ -82,7 +89,18 @@ pub(super) fn split_source(n: u64) -> u64 {
 /// The tag of a slot: never needed to be other than 0, since a place is never 0.
 #[inline(always)]
 pub(super) fn tag(hash: u64) -> u64 {
-    (hash >> 24) & 0xffff
+    hash >> TAG_SHIFT & ((1 << (64 - PLACE_BITS)) - 1)
+}
+
+/// A hash with that tag: its other bits are 0.
+pub(super) fn hash_of_tag(tag: u64) -> u64 {
+    tag << TAG_SHIFT
+}
+
+/// Bit `level` of the hash that a slot is of: 0 or 1. Any, if the tag does not have that bit, which only damage can ask for.
+#[inline(always)]
+pub(super) fn slot_bit(word: u64, level: u32) -> u64 {
+    (word >> PLACE_BITS) >> (level.wrapping_sub(TAG_SHIFT) & 63) & 1
 }
 
 #[inline(always)]
@@ -168,6 +186,9 @@ mod sizes {
     pub(in crate::map) const CHUNKS: usize = 340;
     pub(in crate::map) const OVERFLOW_CHUNKS: usize = 16 + 12 * 8;
     const _: () = assert!(chunk(MOST_BUCKETS - 1).0 == CHUNKS - 1);
+    // Each bit that decides a split is in the tags.
+    const _: () = assert!(MOST_BUCKETS <= 1 << (super::TAG_SHIFT + 64 - super::PLACE_BITS));
+    const _: () = assert!(REGIONS <= 1 << (super::PLACE_BITS - super::REGION_SHIFT));
     const _: () = assert!(overflow_chunk(MOST_OVERFLOW - 1).0 == OVERFLOW_CHUNKS - 1);
     /// Regions of blocks of a shard.
     pub(in crate::map) const REGIONS: usize = 192;
@@ -243,6 +264,9 @@ mod sizes {
         }
     }
 
+    /// Changes with every change of what a map's words mean.
+    const FORMAT: u64 = 2;
+
     /// The numbers of one map.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(in crate::map) struct Layout {
@@ -255,7 +279,7 @@ mod sizes {
         pub(in crate::map) fn encode(self) -> u64 {
             let (key, value) = self.inline.unwrap_or((0, 0));
             let inline = u64::from(self.inline.is_some()) << 24;
-            u64::from(self.shard_bits) | u64::from(key) << 8 | u64::from(value) << 16 | inline
+            u64::from(self.shard_bits) | u64::from(key) << 8 | u64::from(value) << 16 | inline | FORMAT << 32
         }
 
         /// `None` for a word that we never write.
@@ -335,6 +359,21 @@ mod sizes {
                 let class = class_for(words).unwrap();
                 prop_assert!(class_words(class) >= words);
                 prop_assert!(class == 0 || class_words(class - 1) < words);
+            }
+
+            #[test]
+            fn a_slot_knows_where_its_entry_goes(
+                hash in any::<u64>(),
+                place in 1u64..1 << super::super::PLACE_BITS,
+                level in 4u32..26,
+            ) {
+                use super::super::{address, hash_of_tag, slot_bit, slot_place, slot_tag, slot_word, tag};
+                let word = slot_word(hash, place);
+                prop_assert_eq!((slot_place(word), slot_tag(word)), (place, tag(hash)));
+                prop_assert_eq!(tag(hash_of_tag(tag(hash))), tag(hash));
+                let source = address(hash, 1 << level);
+                let moves = address(hash, (source | 1 << level) + 1) != source;
+                prop_assert_eq!(slot_bit(word, level) == 1, moves);
             }
 
             #[test]

@@ -17,8 +17,9 @@ use super::{
     probe::{Bucket, Memory},
     recovery::Marks,
     shape::{
-        CHUNKS, CLASS_BITS, CLASSES, FREE_BIT, LINK_BITS, Layout, MOST_BUCKETS, NEXT, OVERFLOW_CHUNKS,
-        REGION_HEADER, REGIONS, chunk, class_for, class_words, overflow_chunk, place, place_parts, row,
+        CHUNKS, CLASS_BITS, CLASSES, FREE_BIT, LARGEST_REGION, LINK_BITS, Layout, MOST_BUCKETS, NEXT,
+        OVERFLOW_CHUNKS, REGION_HEADER, REGIONS, chunk, class_for, class_words, overflow_chunk, place,
+        place_parts, row,
     },
 };
 use crate::{
@@ -239,6 +240,7 @@ impl<'a> Shard<'a> {
     }
 
     /// A word of what only the holder of the lock looks at.
+    #[inline(always)]
     pub(super) fn row(&self, word: usize) -> &'a Word64 {
         &self.object.w64()[self.layout.row(self.index) + word]
     }
@@ -326,7 +328,7 @@ impl<'a> Shard<'a> {
         let share = self.row(row::BYTES).load(Relaxed) / REGION_SHARE;
         // A power of four, which fits into a block of the segment, or a number of MiB.
         let wish = match share.max(SMALLEST_REGION) {
-            share if share > 1 << 16 => share >> 16 << 16,
+            share if share > 1 << 16 => (share >> 16 << 16).min(LARGEST_REGION),
             share => SMALLEST_REGION << ((63 - (share / SMALLEST_REGION).leading_zeros()) & !1),
         };
         let part = self.region(index);
