@@ -127,7 +127,10 @@
 //! and 95/5; behind papaya in insert, and in uniform `get` with two. With strings we are behind dashmap everywhere, behind
 //! papaya but for the 50/50 rows, and, with two processes, behind Boost.Interprocess.
 //!
-//! *Why* is known from reading the code only: it was not profiled. A string's `get` waits for the bucket before it knows the
-//! block, which takes 160 bytes, three cache lines or four; the value is copied twice, since what is decoded must stand still. An
-//! insert takes a lock, gets its memory from the kernel in pieces, and splits a bucket for each 1.8 entries, where hashbrown
-//! doubles.
+//! *Why*: a string's `get` waits for the bucket before it knows the block, which takes 160 bytes, three cache lines or four;
+//! the value is copied twice, since what is decoded must stand still. An insert was profiled after this table was made: it
+//! had 1400 instructions, and one load, the first of its bucket, took 44 % of its time, since no other insert was under way
+//! meanwhile; a split read the block of each entry that it moved. Now what most writes come to is short, buckets are split
+//! eight at a time (their waits overlap), and a slot's tag says where its entry goes. In a loop over a million fresh keys,
+//! the two versions one after the other on the busy machine, nanoseconds of processor time: u64 405 before and 200 after,
+//! overwrite of u64 290 and 125, strings 680 and 300 to 375.

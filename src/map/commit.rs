@@ -27,7 +27,7 @@ use super::{
     probe::{Bucket, HOPS, Memory, contents, is_of, pairs_of, slots_of},
     shape::{
         BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, LINK_VERSION, NEXT, PAIRS, SLOTS, THERE, THERE_BITS,
-        THERE_VERSION, address, slot_bit, slot_place, slot_word, split_source,
+        THERE_VERSION, address, goes_to, slot_goes_to, slot_place, slot_word, split_source,
     },
 };
 use crate::{
@@ -412,19 +412,18 @@ pub(super) fn clear_spot(spot: Spot<'_>, inline: bool) {
     }
 }
 
-/// Which entries of a bucket go to bucket `n` when there are `n` buckets, as bits: since all entries of a chain are where
-/// they belong, one bit of their hash says it. Without a branch per place, and without a look at blocks.
+/// Which entries of a bucket go to bucket `n` when there are `n` buckets, as bits. Without a branch per place, and without a
+/// look at blocks: since all entries of a chain are where they belong, what the slot's tag says of the hash is enough.
 #[inline(always)]
 fn moving_in<S: Space>(space: &S, bucket: Bucket<'_>, n: u64, inline: bool) -> u64 {
-    let level = n.max(1).ilog2();
     let mut moving = 0;
     if inline {
         for (i, key) in bucket[..PAIRS].iter().enumerate() {
-            moving |= (space.hash_of(key.load(Relaxed)) >> level & 1) << i;
+            moving |= u64::from(goes_to(space.hash_of(key.load(Relaxed)), n)) << i;
         }
     } else {
         for (i, slot) in bucket[..SLOTS].iter().enumerate() {
-            moving |= slot_bit(slot.load(Relaxed), level) << i;
+            moving |= u64::from(slot_goes_to(slot.load(Relaxed), n)) << i;
         }
     }
     moving & used_in(bucket, inline)

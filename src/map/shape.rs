@@ -86,6 +86,19 @@ pub(super) fn split_source(n: u64) -> u64 {
     n & !(1 << (63 - (n | 1).leading_zeros()))
 }
 
+/// Do the entries of `hash` go to bucket `n` when there are `n` buckets?
+#[inline(always)]
+pub(super) fn goes_to(hash: u64, n: u64) -> bool {
+    hash & (u64::MAX >> (n | 1).leading_zeros()) == n
+}
+
+/// The same of the entry in a slot that is not empty, as far as the slot tells: of an entry of the bucket that is split, it
+/// tells it exactly.
+#[inline(always)]
+pub(super) fn slot_goes_to(word: u64, n: u64) -> bool {
+    goes_to(hash_of_tag(slot_tag(word)) | (n & ((1 << TAG_SHIFT) - 1)), n)
+}
+
 /// The tag of a slot: never needed to be other than 0, since a place is never 0.
 #[inline(always)]
 pub(super) fn tag(hash: u64) -> u64 {
@@ -93,14 +106,9 @@ pub(super) fn tag(hash: u64) -> u64 {
 }
 
 /// A hash with that tag: its other bits are 0.
+#[inline(always)]
 pub(super) fn hash_of_tag(tag: u64) -> u64 {
     tag << TAG_SHIFT
-}
-
-/// Bit `level` of the hash that a slot is of: 0 or 1. Any, if the tag does not have that bit, which only damage can ask for.
-#[inline(always)]
-pub(super) fn slot_bit(word: u64, level: u32) -> u64 {
-    (word >> PLACE_BITS) >> (level.wrapping_sub(TAG_SHIFT) & 63) & 1
 }
 
 #[inline(always)]
@@ -364,16 +372,17 @@ mod sizes {
             #[test]
             fn a_slot_knows_where_its_entry_goes(
                 hash in any::<u64>(),
-                place in 1u64..1 << super::super::PLACE_BITS,
+                at in 1u64..1 << super::super::PLACE_BITS,
                 level in 4u32..26,
             ) {
-                use super::super::{address, hash_of_tag, slot_bit, slot_place, slot_tag, slot_word, tag};
-                let word = slot_word(hash, place);
-                prop_assert_eq!((slot_place(word), slot_tag(word)), (place, tag(hash)));
+                use super::super::*;
+                let word = slot_word(hash, at);
+                prop_assert_eq!((slot_place(word), slot_tag(word)), (at, tag(hash)));
                 prop_assert_eq!(tag(hash_of_tag(tag(hash))), tag(hash));
-                let source = address(hash, 1 << level);
-                let moves = address(hash, (source | 1 << level) + 1) != source;
-                prop_assert_eq!(slot_bit(word, level) == 1, moves);
+                // When the bucket of this entry is split:
+                let n = address(hash, 1 << level) | 1 << level;
+                let goes = address(hash, n + 1) == n;
+                prop_assert_eq!((goes_to(hash, n), slot_goes_to(word, n)), (goes, goes));
             }
 
             #[test]

@@ -328,7 +328,9 @@ impl<'a> Shard<'a> {
         let share = self.row(row::BYTES).load(Relaxed) / REGION_SHARE;
         // A power of four, which fits into a block of the segment, or a number of MiB.
         let wish = match share.max(SMALLEST_REGION) {
-            share if share > 1 << 16 => (share >> 16 << 16).min(LARGEST_REGION),
+            // More than a place can name: damage, or a shard of 128 GiB, which gets no more than it needs.
+            share if share > LARGEST_REGION => 0,
+            share if share > 1 << 16 => share >> 16 << 16,
             share => SMALLEST_REGION << ((63 - (share / SMALLEST_REGION).leading_zeros()) & !1),
         };
         let part = self.region(index);
