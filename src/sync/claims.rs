@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | head | FROZEN | 1: no exclusive claim is granted any more |
 //! | head | USED | rows `0..this` were ever used |
+//! | head | SPLITS | raised whenever a part of a mark was put into an entry of its own |
 //! | row | owner | the process whose row it is: it alone makes and resets entries in it; 0 for nobody |
 //! | entry | word | CONTENDED (31), EXCLUSIVE (30), owner (29..0); 0 for none |
 //! | entry | held | 0 while it is not decided; the owner's process id once it holds |
@@ -48,6 +49,10 @@
 //! 7. Between threads of one process the private record decides, by the same protocol and the same fence: whatever stands
 //!    in shared bytes, no two threads of a process are granted what excludes each other. A tag is written by the thread
 //!    that has the entry; a free one is taken by a compare-exchange, save for the home entry, which only one thread takes.
+//! 8. A mark is split (its middle is mended) in this order: what is behind becomes a mark of its own, SPLITS is raised, the
+//!    old one is trimmed. Who looks around reads SPLITS before and after, and looks again if it was raised. So who sees
+//!    the old one trimmed has seen the new one: either it knew SPLITS as raised before it looked, or it looks again.
+//!    The new one's entry stays the mender's until it has trimmed.
 //!
 //! # Orderings
 //!
@@ -58,6 +63,7 @@
 //! | held = 0, word = 0 | Release | the Acquire of who looks at the word |
 //! | look at a word | Acquire, or Relaxed before a fence | the announcing swap (its span is there), and the release |
 //! | FROZEN | Release / Acquire | what was written before the freeze |
+//! | SPLITS raised, mark trimmed | Release | a look's Acquire before, and its fence before the second: invariant 8 |
 //! | a dead owner's | | comes with [`World::is_alive`], as in `word` |
 //!
 //! # Killed here?
@@ -72,6 +78,8 @@
 //! | between held = 0 and word = 0 | as if undecided: what it did was whole | others |
 //! | word is 0, before the wake | free, sleepers | a sleeper's bound |
 //! | repairing | what is not trimmed yet stays marked | the next to claim there |
+//! | splitting, before held = pid | the mark, and an undecided entry of a dead owner: no claim | others |
+//! | splitting, before the trim | two marks, one in the other | the next to claim there |
 //! | sweeping a row | the row is a dead owner's again, entries of those who had it before in it | the next who meets one, or wants a row |
 //!
 //! # Not covered
@@ -125,6 +133,7 @@ const OWN_ROWS: usize = if cfg!(loom) { 1 } else { 16 };
 
 const FROZEN: usize = 0;
 const USED: usize = 1;
+const SPLITS: usize = 2;
 
 /// The owner of a mark that a panic left: the last id there can be, which is not given out.
 const NOBODY: u32 = OWNER_BITS;
@@ -249,6 +258,18 @@ impl<'a> Table<'a> {
     #[inline(always)]
     pub(crate) fn is_frozen(&self) -> bool {
         self.head[FROZEN].load(Acquire) != 0
+    }
+
+    /// How often a mark was split, to ask before a look. Acquire: the new marks of all of them are there.
+    #[inline(always)]
+    fn splits(&self) -> u32 {
+        self.head[SPLITS].load(Acquire)
+    }
+
+    /// Was one split since, as far as the trimmed marks that were seen since can tell? Behind an Acquire fence.
+    #[inline(always)]
+    fn has_split(&self, since: u32) -> bool {
+        self.head[SPLITS].load(Relaxed) != since
     }
 
     /// Entries that are not free.
@@ -435,7 +456,7 @@ enum Obstacle {
     NoEntry,
     /// Somebody is there.
     Entry(At, Owner),
-    /// Our own entry was changed under us: invariant 4.
+    /// Our own entry was changed under us, or a mark split: invariants 4 and 8.
     Again,
     Deadlock,
     Frozen,
@@ -558,6 +579,7 @@ impl Claims<'_> {
     fn is_alone(&self, claim: &Claim) -> bool {
         let any_of = |words: &[Word32]| words.iter().fold(0, |any, word| any | word.load(Relaxed));
         let (record, home) = (self.record, usize::from(claim.at().row));
+        let splits = self.table.splits();
         // Rows of ours that hold more than this claim: only the first is looked at here.
         let mut any = u64::from(record.count.load(Relaxed) ^ 1);
         any |= record.slots[0].tags[1..ENTRIES].iter().fold(0, |any, tag| any | tag.load(Relaxed));
@@ -569,6 +591,7 @@ impl Claims<'_> {
         }
         // Pairs with the release of each of them.
         fence(Acquire);
+        any |= u64::from(self.table.has_split(splits)); // invariant 8
         any == 0 || atomic::broken(Rule::LookAtOthers)
     }
 
@@ -589,7 +612,9 @@ impl Claims<'_> {
     ) -> Result<(), Obstacle> {
         let exclusive = claim.is_exclusive();
         let mut looks = 0;
+        let mut splits;
         loop {
+            splits = self.table.splits();
             let frozen_too_early = broken(Mutation::FrozenBeforeTheOthers) && self.table.is_frozen();
             let looked =
                 if atomic::broken(Rule::LookAtOthers) { Ok(()) } else { self.look(who, claim, dead, left) };
@@ -624,6 +649,12 @@ impl Claims<'_> {
         }
         // Marks that others trimmed while we looked around: what is in our way cannot change any more.
         left.retain_mut(|mark| self.is_still_there(mark, claim));
+        // Invariant 8.
+        fence(Acquire);
+        if self.table.has_split(splits) {
+            self.release(claim);
+            return Err(Obstacle::Again);
+        }
         if mode != Mode::Undecided {
             self.decide(claim);
         }
@@ -1048,26 +1079,37 @@ impl Claims<'_> {
                     },
                     _ => None,
                 };
+                if other.is_some() && !broken(Mutation::SplitCountedLate) {
+                    self.table.head[SPLITS].fetch_add(1, Release); // invariant 8
+                }
                 rest = if before != Span::EMPTY { before } else { behind };
-                match span.compare_exchange(now, rest.0, AcqRel, Relaxed) {
+                let trimmed = span.compare_exchange(now, rest.0, AcqRel, Relaxed);
+                if let Some(other) = other {
+                    if broken(Mutation::SplitCountedLate) {
+                        self.table.head[SPLITS].fetch_add(1, Release);
+                    }
+                    if trimmed.is_err() {
+                        self.table.span(other.at()).store(0, Relaxed);
+                    }
+                    // Only now: until here no thread of ours has made anything else of the entry.
+                    self.slot(&other).0.store(0, Release);
+                }
+                match trimmed {
                     Ok(_) => break,
                     Err(found) => now = found,
-                }
-                if let Some(other) = other {
-                    self.table.span(other).store(0, Relaxed);
                 }
             }
         }
     }
 
-    /// `span` of `mark` as a mark of its own, in a row of ours.
-    fn add_mark(&self, me: Owner, thread: u64, mark: &Left, span: Span) -> Option<At> {
+    /// `span` of `mark` as a mark of its own, in a row of ours. The caller gives the slot back.
+    fn add_mark(&self, me: Owner, thread: u64, mark: &Left, span: Span) -> Option<Claim> {
         let claim = self.allocate(Who { me, thread }, Span::EMPTY, false)?;
         self.table.span(claim.at()).store(span.0, Relaxed);
-        self.table.held(claim.at()).store(mark.pid, Relaxed);
         self.table.word(claim.at()).swap(mark.owner | EXCLUSIVE, AcqRel);
-        self.slot(&claim).0.store(0, Release);
-        Some(claim.at())
+        // Last: killed before it, no entry says that it is held by whoever has it next.
+        self.table.held(claim.at()).store(mark.pid, Release);
+        Some(claim)
     }
 
     /// No exclusive claim is granted after this store. The caller holds a shared claim on all elements.

@@ -45,6 +45,8 @@ pub(crate) enum Mutation {
     FrozenBeforeTheOthers,
     /// A claimer does not look at its own range again.
     OwnSpanBelieved,
+    /// A mark is trimmed in the middle before it is said that a part of it has moved.
+    SplitCountedLate,
 }
 
 /// Is this rule broken in the model that runs now?

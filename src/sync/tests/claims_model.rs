@@ -178,6 +178,75 @@ fn a_freeze_against_a_writer() {
     });
 }
 
+/// A dead process has marked 0..3. One that has 1..2 mends it, and may be killed; another looks at 2..3. `rows` is the order
+/// of the dead one's, the mender's and the looker's in the table, in which they are looked at.
+fn mending_the_middle(rows: [usize; 3], mode: Mode, kill: Option<usize>, killed: &dyn Fn()) {
+    let world = World::new();
+    let [dead, mender, looker] = rows;
+    let take = |world: &World, id, (start, end), mode| {
+        let (claims, who, span) = (world.claims(id), Who { me: owner(id), thread: 1 }, Span::new(start, end));
+        let on = |announced| claims.take_on(who, span, mode, announced);
+        match claims.take_free(who, span, mode, on) {
+            Some(claim) => (claim, Vec::new()),
+            None => claims
+                .take(who, span, mode, &Around(&world.kernel), Some(Duration::ZERO))
+                .expect("nobody has it who lives"),
+        }
+    };
+    take(&world, dead, (0, 3), Mode::Exclusive);
+    world.kernel.ends(dead);
+    let (middle, left) = take(&world, mender, (1, 2), Mode::Exclusive);
+    assert_eq!(left.len(), 1);
+    let ends = [
+        spawn(&world, looker, None, move |world| {
+            let (claim, left) = take(world, looker, (2, 3), mode);
+            assert!(!left.is_empty(), "granted, and not told of the dead");
+            world.claims(looker).release(&claim);
+        }),
+        spawn(&world, mender, kill, move |world| {
+            world.claims(mender).repair(&middle, 1, &left);
+            world.claims(mender).release(&middle);
+        }),
+    ];
+    let [_, was_killed] = ends.map(|process| process.join().unwrap());
+    if was_killed {
+        killed();
+    }
+    spare();
+    for (part, marked) in [((0, 1), true), ((1, 2), was_killed), ((2, 3), true)] {
+        let (claim, left) = take(&world, looker, part, Mode::Exclusive);
+        assert!(was_killed && part == (1, 2) || left.is_empty() != marked, "{part:?}: {left:?}");
+        world.claims(looker).release(&claim);
+    }
+}
+
+/// What is behind it moves to an entry that is looked at before the mark, and behind it.
+const MOVES_FORWARD: [usize; 3] = [1, 0, 2];
+const MOVES_BACK: [usize; 3] = [0, 1, 2];
+
+fn a_look_while_the_middle_is_mended(rows: [usize; 3], mode: Mode) {
+    check("a look while the middle of a mark is mended", move || {
+        mending_the_middle(rows, mode, None, &|| ());
+    });
+}
+
+#[test]
+fn who_looks_while_the_middle_is_mended_is_told() {
+    for rows in [MOVES_FORWARD, MOVES_BACK] {
+        a_look_while_the_middle_is_mended(rows, Mode::Exclusive);
+        a_look_while_the_middle_is_mended(rows, Mode::Shared);
+    }
+}
+
+#[test]
+fn a_mender_is_killed_anywhere() {
+    for rows in [MOVES_FORWARD, MOVES_BACK] {
+        check_every_kill("the middle is mended", 4, move |n, killed| {
+            mending_the_middle(rows, Mode::Exclusive, Some(n), killed);
+        });
+    }
+}
+
 #[test]
 fn claims_exclude() {
     exclusive_against_exclusive();
@@ -211,4 +280,11 @@ fn mutations() {
         Caught::Saying("granted after a freeze"),
         a_freeze_against_a_writer,
     );
+    for rows in [MOVES_FORWARD, MOVES_BACK] {
+        must_fail(
+            &[Mutation::SplitCountedLate],
+            Caught::Saying("granted, and not told of the dead"),
+            move || a_look_while_the_middle_is_mended(rows, Mode::Exclusive),
+        );
+    }
 }

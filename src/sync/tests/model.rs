@@ -30,6 +30,11 @@ impl Kernel {
         Self { alive: std::array::from_fn(|_| Word32::new(1)), question }
     }
 
+    /// Process `id` lives no more.
+    pub(super) fn ends(&self, id: usize) {
+        self.alive[id].store(0, Release);
+    }
+
     /// Runs process `id`, killed before its `kill`-th shared write if that is given. When it is killed, its life ends
     /// (Release: the assumption is that the kernel lets go of a dead process's file lock after the process's last
     /// write, and that who finds it gone acquires), and `after` does what the world does then.
@@ -48,7 +53,7 @@ impl Kernel {
                 false
             }
             Err(end) if end.is::<Killed>() => {
-                self.alive[id].store(0, Release);
+                self.ends(id);
                 after();
                 true
             }
@@ -95,6 +100,7 @@ pub(super) fn check(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let (begin, executions) = (Instant::now(), Arc::new(Mutex::new(0)));
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound.get_or_insert(3); // real bugs of the lock word pass at 2
+    builder.max_branches = builder.max_branches.max(10_000); // some models have much to set up
     let count = executions.clone();
     builder.check(move || {
         *count.lock().unwrap() += 1;
