@@ -16,16 +16,13 @@
 
 use super::{
     ArrayKind, Sent, SharedArray, TRY,
-    hold::{self, Hold},
+    hold::{self, Hold, Loose},
 };
 use crate::{
     atomic::{Acquire, Private32, Relaxed, Release, Word32},
     error::{CreateError, HandleError, LockError},
     segment::{Kind, Object, Stamp, handle, owner::Owner, record::short_name},
-    sync::{
-        Robust,
-        claims::{Claim, Mode},
-    },
+    sync::{Robust, claims::Mode},
 };
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -37,7 +34,7 @@ use std::{
 };
 
 /// A chunk that is ours: which, its claim, and the process that died in it.
-type Claimed = (u32, Option<Claim>, Option<u32>);
+type Claimed<'a, T> = (u32, Loose<'a, T>, Option<u32>);
 
 const DONE: u32 = u32::MAX;
 /// 64-bit words of the body.
@@ -144,7 +141,7 @@ impl<T: Pod> Claims<T> {
     #[inline(always)]
     fn claim_within(&self, timeout: Option<Duration>) -> Result<Option<Chunk<'_, T>>, LockError> {
         let claimed = match self.claim_next() {
-            Some((chunk, claim)) => (chunk, Some(claim), None),
+            Some((chunk, claim)) => (chunk, claim, None),
             None => match self.search(timeout)? {
                 Some(claimed) => claimed,
                 None => return Ok(None),
@@ -152,15 +149,14 @@ impl<T: Pod> Claims<T> {
         };
         // Made in one place, from what fits into registers.
         let (chunk, claim, inherited) = claimed;
-        let (start, len) = self.bounds(chunk);
-        let at = (self.array.start + start, len);
-        let hold = Hold::borrowing(&self.array.object, at, claim);
+        let (start, _) = self.bounds(chunk);
+        let hold = Hold::of_loose(claim);
         Ok(Some(Chunk { claims: self, hold, chunk, start, inherited, end: 0 }))
     }
 
     /// The chunk behind the last one, if it is to do and there is nothing to wait for and nothing to tell.
     #[inline(always)]
-    fn claim_next(&self) -> Option<(u32, Claim)> {
+    fn claim_next(&self) -> Option<(u32, Loose<'_, T>)> {
         let me = self.object.holder_now()?;
         let next = self.next.load(Relaxed);
         let chunk = if next < self.count { next } else { 0 };
@@ -169,9 +165,9 @@ impl<T: Pod> Claims<T> {
             return None;
         }
         let (start, len) = self.bounds(chunk);
-        let claim = hold::claim_free(&self.array.object, (self.array.start + start, len), Mode::Exclusive)?;
+        let claim = hold::claim_free(&self.array.object, (self.array.start + start, len))?;
         if word.load(Relaxed) != 0 {
-            self.array.object.release(&claim); // claimed and given back meanwhile, or done
+            claim.release(); // claimed and given back meanwhile, or done
             return None;
         }
         word.store(me.bits(), Relaxed);
@@ -181,7 +177,7 @@ impl<T: Pod> Claims<T> {
 
     #[cold]
     #[inline(never)]
-    fn search(&self, timeout: Option<Duration>) -> Result<Option<Claimed>, LockError> {
+    fn search(&self, timeout: Option<Duration>) -> Result<Option<Claimed<'_, T>>, LockError> {
         loop {
             if self.object.holder_now().is_none() {
                 self.object.segment().me()?;
@@ -239,7 +235,7 @@ impl<T: Pod> Claims<T> {
     }
 
     /// The chunk, if it is to do once its elements are ours.
-    fn take(&self, chunk: u32, timeout: Option<Duration>) -> Result<Option<Claimed>, LockError> {
+    fn take(&self, chunk: u32, timeout: Option<Duration>) -> Result<Option<Claimed<'_, T>>, LockError> {
         let (start, len) = self.bounds(chunk);
         let at = (self.array.start + start, len);
         let mut hold = Hold::<T>::take(&self.array.object, at, Mode::Exclusive, timeout)?;
@@ -256,7 +252,7 @@ impl<T: Pod> Claims<T> {
         let Some(me) = self.object.me_now() else { return Err(LockError::Gone) };
         word.store(me.bits(), Relaxed);
         hold.repair(); // whoever dies in it now leaves the chunk's word, and a mark of its own
-        Ok(Some((chunk, hold.into_claim(), inherited)))
+        Ok(hold.into_loose(&self.array.object).map(|claim| (chunk, claim, inherited)))
     }
 
     /// Are all done?

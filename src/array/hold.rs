@@ -10,12 +10,13 @@
 //! | behind, aligned as the elements need it | the elements |
 //! | parts | of each entry: what its `update` has to undo |
 //!
-//! The argument for every slice here: a [`Hold`] is made in [`Hold::take`] only, from a claim on exactly its elements, and
-//! the claim lasts as long as the hold. An exclusive claim excludes all other claims on any of its elements, shared ones
-//! the exclusive ones: between processes by the table, between threads of this process by the private record, which no
-//! other process can write (`sync::claims`, invariants 1 and 7). Elements are reached through holds only. So there is no
-//! second `&mut`, and none beside a `&`. After a freeze there is no exclusive claim any more (invariant 6), and a hold
-//! for reading needs none. A hold that a forked child inherited is not its own: it gives no slice.
+//! The argument for every slice here: a [`Hold`] is made in this file only, from a claim on exactly its elements, and
+//! the claim lasts as long as the hold. (A [`Loose`] claim is one on its way to its hold.) An exclusive claim excludes
+//! all other claims on any of its elements, shared ones the exclusive ones: between processes by the table, between
+//! threads of this process by the private record, which no other process can write (`sync::claims`, invariants 1 and
+//! 7). Elements are reached through holds only. So there is no second `&mut`, and none beside a `&`. After a freeze
+//! there is no exclusive claim any more (invariant 6), and a hold for reading needs none. A hold that a forked child
+//! inherited is not its own: it gives no slice.
 //!
 //! Another process of the same user that does not follow the rules can write into the elements under a slice; that peers
 //! are trusted so far is a stated limitation. `T: Pod`, so any bytes are a valid element.
@@ -190,12 +191,6 @@ impl Known {
         unsafe { self.body.as_ref() }
     }
 
-    /// Gives back a claim that no hold was made of.
-    #[cold]
-    pub(super) fn release(&self, claim: &Claim) {
-        self.body().claims().release(claim);
-    }
-
     pub(super) fn object(&self) -> &Arc<Object> {
         &self.object
     }
@@ -262,6 +257,26 @@ pub(super) struct Hold<'a, T: Pod> {
     of: PhantomData<(&'a Known, *mut T)>,
 }
 
+/// A claim that is held, between two holds. Made in this file only, and never copied: so there is one hold of it at a time.
+///
+/// Without drop glue, as it is on the fast path: dropped, it stays claimed until the process ends.
+#[must_use = "it stays claimed"]
+#[derive(Debug)]
+pub(super) struct Loose<'a, T> {
+    object: &'a Known,
+    claim: Claim,
+    /// Claims are recorded by thread.
+    of: PhantomData<*mut T>,
+}
+
+impl<T> Loose<'_, T> {
+    /// Gives it back.
+    #[cold]
+    pub(super) fn release(self) {
+        self.object.body().claims().release(&self.claim);
+    }
+}
+
 const OF_ANOTHER: &str = "a guard that was inherited by a fork: the elements are its parent's";
 
 impl<'a, T: Pod> Hold<'a, T> {
@@ -289,16 +304,19 @@ impl<'a, T: Pod> Hold<'a, T> {
         Ok(Self::new(Kept::Owned(object.clone()), at, claimed))
     }
 
-    /// Of a claim that [`claim_free`] or [`Self::into_claim`] gave.
+    /// The hold of exactly the claim's elements.
     #[inline(always)]
-    pub(super) fn borrowing(object: &'a Known, at: (u32, u32), claim: Option<Claim>) -> Self {
-        debug_assert!(claim.is_none_or(|claim| claim.span == Span::new(at.0, at.0 + at.1)));
-        Self::new(Kept::Borrowed(object), at, (claim, None))
+    pub(super) fn of_loose(Loose { object, claim, .. }: Loose<'a, T>) -> Self {
+        let (start, end) = (claim.span.start(), claim.span.end());
+        Self::new(Kept::Borrowed(object), (start, end - start), (Some(claim), None))
     }
 
-    /// The claim, which stays claimed. Its marks are mended, or told.
-    pub(super) fn into_claim(mut self) -> Option<Claim> {
-        self.claim.take()
+    /// The claim, which stays claimed; `None` of no elements, and if it is not on that object. Its marks are mended, or told.
+    pub(super) fn into_loose(mut self, object: &'a Known) -> Option<Loose<'a, T>> {
+        if self.body != object.body {
+            return None;
+        }
+        Some(Loose { object, claim: self.claim.take()?, of: PhantomData })
     }
 
     /// Of a claim on exactly these elements.
@@ -480,15 +498,21 @@ fn claim<T: Pod>(
     mode: Mode,
     timeout: Option<Duration>,
 ) -> Result<Claimed, LockError> {
-    match claim_free(object, at, mode) {
+    match claim_at_once(object, at, mode) {
         Some(claim) => Ok((Some(claim), None)),
         None => claim_slowly::<T>(object, at, mode, timeout),
     }
 }
 
-/// The same if nobody is in the way and there is nothing to say about it. `None` says nothing.
+/// Claims to write if nobody is in the way and there is nothing to say about it. `None` says nothing.
 #[inline(always)]
-pub(super) fn claim_free(object: &Known, (start, len): (u32, u32), mode: Mode) -> Option<Claim> {
+pub(super) fn claim_free<T: Pod>(object: &Known, at: (u32, u32)) -> Option<Loose<'_, T>> {
+    let claim = claim_at_once(object, at, Mode::Exclusive)?;
+    Some(Loose { object, claim, of: PhantomData })
+}
+
+#[inline(always)]
+fn claim_at_once(object: &Known, (start, len): (u32, u32), mode: Mode) -> Option<Claim> {
     if len == 0 {
         return None;
     }
