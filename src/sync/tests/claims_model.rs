@@ -6,7 +6,7 @@ use crate::{
     os::futex,
     segment::owner::Owner,
     sync::{
-        claims::{At, Claims, LINE32, LINE64, Mode, Record, Refused, Span, Table, Who},
+        claims::{At, Claim, Claims, LINE32, LINE64, Left, Mode, Record, Refused, Span, Table, Who},
         mutation::Mutation,
         word::Peers as _,
     },
@@ -15,6 +15,7 @@ use loom::{cell::UnsafeCell, thread};
 use std::{convert::Infallible, rc::Rc, time::Duration};
 
 const PROCESSES: usize = 2;
+const TRY: Option<Duration> = Some(Duration::ZERO);
 
 /// An array of one element, and who claims it.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl World {
         });
         for id in 0..=PROCESSES {
             // Everybody has a row: how one is got is not the matter of these models.
-            let claim = world.take(id, Mode::Shared, Some(Duration::ZERO)).expect("free").0;
+            let claim = world.take(id, Mode::Shared, TRY).expect("free").0;
             world.claims(id).release(&claim);
         }
         world
@@ -66,15 +67,25 @@ impl World {
         id: usize,
         mode: Mode,
         timeout: Option<Duration>,
-    ) -> Result<(crate::sync::claims::Claim, bool), Refused<Infallible>> {
-        // As an array's hold does it.
-        let (claims, who, span) = (self.claims(id), Who { me: owner(id), thread: 1 }, Span::new(0, 1));
-        let on = |announced| claims.take_on(who, span, mode, announced);
-        if let Some(claim) = claims.take_free(who, span, mode, on) {
-            return Ok((claim, false));
-        }
-        let (claim, left) = claims.take(who, span, mode, &Around(&self.kernel), timeout)?;
+    ) -> Result<(Claim, bool), Refused<Infallible>> {
+        let (claim, left) = self.take_at(id, (0, 1), mode, timeout)?;
         Ok((claim, !left.is_empty()))
+    }
+
+    /// As an array's hold does it.
+    fn take_at(
+        &self,
+        id: usize,
+        (start, end): (u32, u32),
+        mode: Mode,
+        timeout: Option<Duration>,
+    ) -> Result<(Claim, Vec<Left>), Refused<Infallible>> {
+        let (claims, who, span) = (self.claims(id), Who { me: owner(id), thread: 1 }, Span::new(start, end));
+        let on = |announced| claims.take_on(who, span, mode, announced);
+        match claims.take_free(who, span, mode, on) {
+            Some(claim) => Ok((claim, Vec::new())),
+            None => claims.take(who, span, mode, &Around(&self.kernel), timeout),
+        }
     }
 
     /// Process `id` writes, or reads; a mark that it finds it mends.
@@ -129,8 +140,7 @@ fn two(modes: [Mode; 2], kill: Option<usize>, killed: &dyn Fn()) {
         killed();
     }
     spare();
-    let marked =
-        world.work(PROCESSES, Mode::Exclusive, Some(Duration::ZERO)).expect("nobody has it who lives");
+    let marked = world.work(PROCESSES, Mode::Exclusive, TRY).expect("nobody has it who lives");
     assert!(!marked || ends[1] && modes[0] == Mode::Exclusive, "a mark that nobody left");
 }
 
@@ -173,7 +183,7 @@ fn a_freeze_against_a_writer() {
         freezer.join().unwrap();
         writer.join().unwrap();
         spare();
-        let refused = world.work(PROCESSES, Mode::Exclusive, Some(Duration::ZERO));
+        let refused = world.work(PROCESSES, Mode::Exclusive, TRY);
         assert_eq!(refused, Err(Refused::Frozen));
     });
 }
@@ -183,16 +193,8 @@ fn a_freeze_against_a_writer() {
 fn mending_the_middle(rows: [usize; 3], mode: Mode, kill: Option<usize>, killed: &dyn Fn()) {
     let world = World::new();
     let [dead, mender, looker] = rows;
-    let take = |world: &World, id, (start, end), mode| {
-        let (claims, who, span) = (world.claims(id), Who { me: owner(id), thread: 1 }, Span::new(start, end));
-        let on = |announced| claims.take_on(who, span, mode, announced);
-        match claims.take_free(who, span, mode, on) {
-            Some(claim) => (claim, Vec::new()),
-            None => claims
-                .take(who, span, mode, &Around(&world.kernel), Some(Duration::ZERO))
-                .expect("nobody has it who lives"),
-        }
-    };
+    let take =
+        |world: &World, id, span, mode| world.take_at(id, span, mode, TRY).expect("nobody has it who lives");
     take(&world, dead, (0, 3), Mode::Exclusive);
     world.kernel.ends(dead);
     let (middle, left) = take(&world, mender, (1, 2), Mode::Exclusive);
@@ -228,6 +230,44 @@ fn a_look_while_the_middle_is_mended(rows: [usize; 3], mode: Mode) {
     check("a look while the middle of a mark is mended", move || {
         mending_the_middle(rows, mode, None, &|| ());
     });
+}
+
+/// Process 0 has left a mark on 0..3 at home, which process 1 was told of and is about to cut 2..3 from. Meanwhile process 2
+/// mends the rest, so that the entry is free, and process 0 claims 0..3 with it: what is cut off is a claim's.
+fn a_cut_into_a_claim() {
+    check("a cut into a claim", || {
+        let world = World::new();
+        let get = |world: &World, id, span| world.take_at(id, span, Mode::Exclusive, TRY).expect("free");
+        let (claim, _) = get(&world, 0, (0, 3));
+        world.claims(0).abandon(claim);
+        get(&world, 0, (8, 9)); // its last entry: so that it looks for entries that are mended
+        let (end, left) = get(&world, 1, (2, 3));
+        assert_eq!(left.len(), 1);
+        let cutter = spawn(&world, 1, None, move |world| {
+            world.claims(1).repair(&end, 1, &left);
+            world.claims(1).release(&end);
+        });
+        let other = spawn(&world, 0, None, move |world| {
+            for part in [(1, 2), (0, 1)] {
+                let (claim, left) = get(world, 2, part);
+                world.claims(2).repair(&claim, 1, &left);
+                world.claims(2).release(&claim);
+            }
+            if world.take_at(0, (0, 3), Mode::Exclusive, TRY).is_ok() {
+                for element in 0..3 {
+                    let second = world.take_at(2, (element, element + 1), Mode::Exclusive, TRY);
+                    assert!(second.is_err(), "two have element {element}");
+                }
+            }
+        });
+        cutter.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn who_claims_with_a_mended_entry_looks_at_its_range_again() {
+    a_cut_into_a_claim();
 }
 
 #[test]
@@ -280,6 +320,7 @@ fn mutations() {
         Caught::Saying("granted after a freeze"),
         a_freeze_against_a_writer,
     );
+    must_fail(&[Mutation::OwnSpanBelieved], Caught::Saying("two have element"), a_cut_into_a_claim);
     for rows in [MOVES_FORWARD, MOVES_BACK] {
         must_fail(
             &[Mutation::SplitCountedLate],
