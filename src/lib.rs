@@ -185,6 +185,14 @@ pub mod crash {
     }
 }
 
+/// Maps that take the same steps each time, and what they are made of, for the test of builds with `cfg(allmend_steps)`:
+/// what they run is what a release runs.
+#[cfg(any(allmend_crash, allmend_steps))]
+#[doc(hidden)]
+pub mod steps {
+    pub use crate::map::door::{audit, buckets, seeded, shard_of};
+}
+
 /// Doors to what is not public, for the targets in `fuzz/`.
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -1,4 +1,5 @@
-//! A map whose writer is stopped, and then killed, before each shared write and at machine instructions of an operation.
+//! A map whose writer is stopped, and then killed, before each shared write of an operation. (At each machine instruction:
+//! `map_steps`.)
 //!
 //! While the victim stands: every key is read, and what it was not working on is as it was; a key of another shard is
 //! written; a third process writes to the victim's own shard, and waits if it must. Then the victim is killed. The waiter
@@ -7,7 +8,7 @@
 //!
 //! Kill points and the door to the engine exist in builds with `--cfg allmend_crash` only:
 //! `cargo crash --test map_kills`. `ALLMEND_LONG=1` for the long form.
-#![allow(unsafe_code, reason = "ptrace")]
+#![allow(clippy::disallowed_types, reason = "words between test processes are not the crate's")]
 
 #[cfg(not(allmend_crash))]
 fn main() {
@@ -35,8 +36,6 @@ mod killed {
             ("points_blocks", || points(false)),
             ("points_of_clear", || [true, false].into_iter().for_each(clear)),
             ("points_of_recovery", || [true, false].into_iter().for_each(recovery)),
-            ("steps_inline", || steps(true)),
-            ("steps_blocks", || steps(false)),
             ("storm", storm),
             ("control_without_recovery", control_without_recovery),
             ("control_in_place_is_torn", || control_is_noticed(Rule::CommitIsOneStore)),
@@ -411,77 +410,6 @@ mod killed {
         assert!(points > 10);
     }
 
-    // ---- machine instructions ----
-
-    /// A child that stands before `act`, ready to be stepped.
-    fn traced(prepare: impl FnOnce(), act: impl FnOnce()) -> Child {
-        let mut child = fork(|| {
-            prepare();
-            // SAFETY: asks to be traced by the parent; touches no memory.
-            let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
-            assert_eq!(traced, 0);
-            // SAFETY: a signal to this thread, which its tracer takes.
-            unsafe { libc::raise(libc::SIGSTOP) };
-            act();
-            // SAFETY: as above.
-            unsafe { libc::raise(libc::SIGSTOP) };
-        });
-        assert_eq!(child.stops_or_ends(), None, "the first marker");
-        child
-    }
-
-    /// `k` instructions; `false`: it was through before that.
-    fn step(child: &Child, k: u64) -> bool {
-        let pid = child.pid.as_raw_nonzero().get();
-        for _ in 0..k {
-            // SAFETY: `pid` is our tracee and stands still.
-            let done = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, pid, 0, 0) };
-            assert_eq!(done, 0);
-            let mut status = 0;
-            // SAFETY: `status` lives through the call.
-            let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-            assert!(waited == pid && libc::WIFSTOPPED(status), "the victim ended by itself: {status:#x}");
-            match libc::WSTOPSIG(status) {
-                libc::SIGTRAP => {}
-                libc::SIGSTOP => return false,
-                other => panic!("the victim got signal {other}"),
-            }
-        }
-        true
-    }
-
-    fn steps(inline: bool) {
-        if cfg!(not(target_arch = "x86_64")) {
-            return;
-        }
-        for operation in &OPERATIONS[..7] {
-            let stride = if long() { 1 } else { 61 };
-            let (mut k, mut points) = (0, 0);
-            loop {
-                let what = format!("{}, inline {inline}, killed after {k} instructions", operation.name);
-                stage(&what);
-                let world = || {
-                    let (map, model) = filled(operation.base, inline);
-                    let states = (operation.states)(model, inline);
-                    let mut child = traced(|| _ = map.get(0), || (operation.act)(&map, inline));
-                    let within = step(&child, k);
-                    let mut extra = Model::new();
-                    look(&map, operation, &states, inline, &mut extra, &what);
-                    child.kill();
-                    check(&map, &states, &extra, &what);
-                    harness::exit_now(if within { KILLED } else { FINISHED });
-                };
-                match fork(world).end() {
-                    End::Exit(KILLED) => (points, k) = (points + 1, k + stride),
-                    End::Exit(FINISHED) => break,
-                    other => panic!("{what}: {other:?}"),
-                }
-            }
-            println!("  {}: {points} instructions, each {stride}th", operation.name);
-            assert!(points > 5);
-        }
-    }
-
     // ---- at random ----
 
     /// Workers change keys of their own and say what was done; they are killed at random, and what was acknowledged is there.
@@ -517,7 +445,8 @@ mod killed {
                 for worker in &mut workers {
                     assert!(worker.end().was_killed());
                 }
-                let state = |change: u64| (change != 0 && change % 5 != 0).then(|| value(inline, change));
+                let state =
+                    |change: u64| (change != 0 && !change.is_multiple_of(5)).then(|| value(inline, change));
                 for key in 0..keys {
                     let (done, begun) = (&done[key as usize], &begun[key as usize]);
                     let found = map.get(key);

@@ -95,6 +95,7 @@
 //! | `cargo test` | units, processes, proptest, documentation, house rules |
 //! | `cargo loom` | the protocols in a model checker, three preemptions; each mutation must fail |
 //! | `cargo crash` | real processes, killed before each shared write |
+//! | `cargo steps` | writers of a map, killed and stopped at machine instructions of the release code |
 //! | `cargo test --features raw_sync` | the same over the second lock |
 //! | `cargo run --release --example counter` | the main job |
 //! | `cargo run --release -p allmend-benches` | speed, beside the peers |

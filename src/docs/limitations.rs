@@ -81,6 +81,9 @@
 //!
 //! * **A key has at most 1 MiB, a value at most 1 GiB**, encoded. A map lies in one segment, and ends with it. Memory that a
 //!   map had is used again by it, and by others only when the map is gone.
+//! * **A freed block serves its size class**: steps of 16 bytes up to 128, then four per doubling, in its shard. It is not
+//!   split or joined for other sizes; only when there is no room for more, a larger one is taken whole. A map whose values
+//!   change from one size to another has the memory of both.
 //! * **A key is its bytes.** So floats and [`Serde`](crate::Serde) are no keys (`0.0` and `-0.0` are equal, with other
 //!   bytes), and a `Plain<T>` key needs an `Eq` that compares all bytes, as a derived one does.
 //! * **Each operation is one step, several are not.** `len`, `iter` and `snapshot` see each entry at a moment of its own. For
@@ -88,7 +91,8 @@
 //!   several with [`lock_many`](crate::SharedMap::lock_many), never one by one.
 //! * **`get` copies.** There are no references into the map: another process may overwrite what they lead to. A value is as
 //!   good as its size: of megabytes, keep an object of its own for each.
-//! * **`update` runs its closure again** if somebody else was faster; it must not have effects that count twice.
+//! * **`update` runs its closure again** if somebody else was faster; it must not have effects that count twice. A closure
+//!   that itself changes this key each time is always overtaken, by itself: the call never ends.
 //! * **A writer that is stopped in the middle of a write** holds up writers whose keys fall into its shard (one of 8 to 64),
 //!   as long as it is stopped. No reader, and no writer elsewhere. One that is killed there holds up nobody.
 //! * **After a death in a write** the next writer of that shard walks all of it first: its time grows with the shard.

@@ -1,13 +1,49 @@
-//! A door to the engine for tests that kill processes, in builds with `cfg(allmend_crash)` only.
+//! Doors for this crate's own tests: what a map is made of, and, in builds with `cfg(allmend_crash)`, its engine without types.
+//! Errors are panics.
 
-use super::{Cursor, engine::Engine, shape::Shape};
-use crate::segment::{Segment, Stamp};
-use std::collections::{BTreeMap, VecDeque};
+use super::{SharedMap, engine::Engine, probe::Memory};
+use crate::{
+    atomic::Relaxed,
+    codec::{Codec, Key},
+    segment::Segment,
+};
+#[cfg(allmend_crash)]
+use {
+    super::{Cursor, shape::Shape},
+    crate::segment::Stamp,
+    std::collections::{BTreeMap, VecDeque},
+};
+
+/// A map in the process's own segment whose hash is always the same: it takes the same steps each time.
+pub fn seeded<K: Key, V: Codec>(seeds: [u64; 2]) -> SharedMap<K, V> {
+    let segment = Segment::default_segment().expect("a segment");
+    SharedMap::over(Engine::create_seeded(&segment, &SharedMap::<K, V>::shape(), seeds).expect("a map"))
+}
+
+/// Recovers what has to be, and then: is each block and overflow bucket in use or free, once, and each length exact?
+/// How many entries there are.
+pub fn audit<K: Key, V: Codec>(map: &SharedMap<K, V>) -> (u64, bool) {
+    let stats = map.engine.stats().expect("stats");
+    (stats.entries, stats.sound)
+}
+
+/// How many buckets all shards have, without a lock.
+pub fn buckets<K: Key, V: Codec>(map: &SharedMap<K, V>) -> u64 {
+    let shards = 0..map.engine.layout().shards();
+    shards.map(|index| map.engine.scanned(index).state().load(Relaxed)).sum()
+}
+
+/// Which shard has the key of these bytes.
+pub fn shard_of<K: Key, V: Codec>(map: &SharedMap<K, V>, key: &[u8]) -> usize {
+    map.engine.shard_number(key)
+}
 
 /// A map of bytes in the process's own segment. Panics on errors.
+#[cfg(allmend_crash)]
 #[derive(Clone, Debug)]
 pub struct Map(Engine);
 
+#[cfg(allmend_crash)]
 impl Map {
     /// With keys and values of 8 bytes in the buckets, or with blocks.
     pub fn new(inline: bool) -> Self {

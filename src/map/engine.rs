@@ -92,12 +92,21 @@ impl From<Refusal> for MapError {
 impl Engine {
     /// A new map.
     pub(crate) fn create_in(segment: &Arc<Segment>, shape: &Shape) -> Result<Self, CreateError> {
+        let random = memory::random_id()?;
+        Self::create_seeded(segment, shape, [random as u64, (random >> 64) as u64])
+    }
+
+    /// The same with known seeds: for tests that need the same steps each time.
+    pub(super) fn create_seeded(
+        segment: &Arc<Segment>,
+        shape: &Shape,
+        seeds: [u64; 2],
+    ) -> Result<Self, CreateError> {
         let layout = Layout {
             shard_bits: shape.shards().trailing_zeros(),
             inline: shape.inline.filter(|&(key, value)| key <= 8 && value <= 8),
         };
-        let random = memory::random_id()?;
-        let header = [random as u64, (random >> 64) as u64, layout.encode(), shape.max_bytes];
+        let header = [seeds[0], seeds[1], layout.encode(), shape.max_bytes];
         let object = segment.create_with_parts(
             Kind::Map,
             shape.types,
@@ -110,7 +119,7 @@ impl Engine {
                 }
             },
         )?;
-        let (seeds, holders) = ([header[0], header[1]], Holders::of(&object, layout));
+        let holders = Holders::of(&object, layout);
         let engine = Self { object, layout, seeds, max_bytes: shape.max_bytes, holders };
         match engine.reserve(shape.expected) {
             Ok(()) => Ok(engine),
@@ -752,7 +761,7 @@ impl Engine {
         self.try_recover_all().into_iter().for_each(|done| done.unwrap());
     }
 
-    #[cfg(allmend_crash)]
+    #[cfg(any(allmend_crash, allmend_steps))]
     pub(super) fn shard_number(&self, key: &[u8]) -> usize {
         self.shard_of(self.hash(key)).index
     }

@@ -146,7 +146,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
         MapBuilder { expected: 0, max_bytes: u64::MAX, of: PhantomData }
     }
 
-    fn shape() -> Shape {
+    pub(super) fn shape() -> Shape {
         Shape { inline: Self::INLINE, types: Self::expected().0, expected: 0, max_bytes: 0 }
     }
 
@@ -157,7 +157,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
         (Stamp { size: size(K::SIZE), align: size(V::SIZE), name }, short_name::<(K, V)>())
     }
 
-    fn over(engine: Engine) -> Self {
+    pub(super) fn over(engine: Engine) -> Self {
         Self { engine, of: PhantomData }
     }
 

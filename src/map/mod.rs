@@ -38,7 +38,7 @@ mod shape;
 
 #[cfg(not(loom))]
 mod change;
-#[cfg(allmend_crash)]
+#[cfg(any(allmend_crash, allmend_steps))]
 pub(crate) mod door;
 #[cfg(not(loom))]
 mod engine;

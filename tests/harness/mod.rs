@@ -15,6 +15,8 @@
 #[cfg(allmend_crash)]
 pub(crate) mod kill;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod stepper;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod steps;
 
 use rustix::{
@@ -147,20 +149,25 @@ fn read_stage(words: &[AtomicU64]) -> String {
 
 /// A fresh page of words, zero, shared with all children that are forked from now on. Never unmapped.
 pub(crate) fn words() -> &'static [AtomicU64] {
+    pages(1)
+}
+
+/// So many pages of them; one that is not touched takes no memory.
+pub(crate) fn pages(n: usize) -> &'static [AtomicU64] {
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
     let base = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            4096,
+            n * 4096,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
             -1,
             0,
         )
     };
     assert!(base != libc::MAP_FAILED);
-    // SAFETY: a page, aligned, zeroed, never unmapped, and reached through atomics alone.
-    unsafe { std::slice::from_raw_parts(base.cast(), 512) }
+    // SAFETY: so many pages, aligned, zeroed, never unmapped, and reached through atomics alone.
+    unsafe { std::slice::from_raw_parts(base.cast(), n * 512) }
 }
 
 /// How a process ended.
