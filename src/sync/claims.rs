@@ -895,6 +895,10 @@ impl Claims<'_> {
     /// end the row is ours, but not for our threads.
     fn sweep<W: World>(&self, row: usize, dead: Owner, me: Owner, world: &W) -> bool {
         let owner = &self.table.lines[row][0];
+        if broken(Mutation::TakeoverByStore) {
+            owner.store(dead.bits(), Relaxed);
+        }
+        // From exactly the dead one's name: a row that has passed on since is not touched.
         let ours = owner.compare_exchange(dead.bits(), me.bits(), AcqRel, Relaxed).is_ok();
         if ours {
             for entry in 0..ENTRIES {

@@ -1,6 +1,9 @@
 //! Claims in the model checker: shared, exclusive and a freeze against each other, one killed before every shared write.
 
-use super::model::{ALIVE, Caught, Kernel, LONG, check, check_every_kill, must_fail, owner, spare};
+use super::model::{
+    ALIVE, Caught, Kernel, LONG, check, check_every_kill, check_every_kill_within, check_within, must_fail,
+    owner, spare,
+};
 use crate::{
     atomic::{Word32, Word64},
     os::futex,
@@ -41,7 +44,12 @@ impl crate::sync::claims::World for Around<'_> {
 }
 
 impl World {
+    /// Everybody has a row, of his own number.
     fn new() -> Rc<Self> {
+        Self::with_rows(0..=PROCESSES)
+    }
+
+    fn with_rows(processes: impl IntoIterator<Item = usize>) -> Rc<Self> {
         let world = Rc::new(Self {
             kernel: Kernel::new(ALIVE),
             w32: (0..LINE32 * (PROCESSES + 2)).map(|_| Word32::new(0)).collect(),
@@ -49,8 +57,7 @@ impl World {
             records: std::array::from_fn(|_| Record::new()),
             element: UnsafeCell::new(0),
         });
-        for id in 0..=PROCESSES {
-            // Everybody has a row: how one is got is not the matter of these models.
+        for id in processes {
             let claim = world.take(id, Mode::Shared, TRY).expect("free").0;
             world.claims(id).release(&claim);
         }
@@ -172,20 +179,54 @@ fn threads_of_one_process() {
     });
 }
 
-fn a_freeze_against_a_writer() {
-    check("freeze against exclusive", || {
-        let world = World::new();
-        let freezer = spawn(&world, 0, None, |world| world.freeze(0));
-        let writer = spawn(&world, 1, None, |world| {
-            let done = world.work(1, Mode::Exclusive, None);
-            assert!(matches!(done, Ok(false) | Err(Refused::Frozen)), "{done:?}");
-        });
-        freezer.join().unwrap();
-        writer.join().unwrap();
-        spare();
-        let refused = world.work(PROCESSES, Mode::Exclusive, TRY);
-        assert_eq!(refused, Err(Refused::Frozen));
+/// A freeze, of which the process may be killed, against a writer.
+fn freeze_and_write(kill: Option<usize>, killed: &dyn Fn()) {
+    let world = World::new();
+    let freezer = spawn(&world, 0, kill, |world| world.freeze(0));
+    let writer = spawn(&world, 1, None, |world| {
+        let done = world.work(1, Mode::Exclusive, None);
+        assert!(matches!(done, Ok(false) | Err(Refused::Frozen)), "{done:?}");
     });
+    let was_killed = freezer.join().unwrap();
+    writer.join().unwrap();
+    if was_killed {
+        killed();
+    }
+    spare();
+    let frozen = world.claims(PROCESSES).table.is_frozen();
+    assert!(frozen || was_killed);
+    let after = world.work(PROCESSES, Mode::Exclusive, TRY);
+    assert_eq!(after, if frozen { Err(Refused::Frozen) } else { Ok(false) });
+    world.element.with(|_| ());
+}
+
+fn a_freeze_against_a_writer() {
+    check("freeze against exclusive", || freeze_and_write(None, &|| ()));
+}
+
+/// A dead reader's row, between one that meets it in its way and a newcomer that needs a row. `victim` may be killed.
+fn a_row_changes_hands(victim: usize, kill: Option<usize>, killed: &dyn Fn()) {
+    let [meets, newcomer, dead] = [0, 1, 2];
+    let world = World::with_rows([meets, dead]);
+    world.take(dead, Mode::Shared, TRY).expect("free");
+    world.kernel.ends(dead);
+    let processes = [(meets, Mode::Exclusive), (newcomer, Mode::Shared)].map(|(id, mode)| {
+        spawn(&world, id, kill.filter(|_| id == victim), move |world| {
+            world.work(id, mode, None).expect("it waits, and gets it");
+        })
+    });
+    let ends = processes.map(|process| process.join().unwrap());
+    if ends[victim] {
+        killed();
+    }
+    spare();
+    let marked = world.work(1 - victim, Mode::Exclusive, TRY).expect("nobody has it who lives");
+    assert!(!marked || ends[meets], "a mark that nobody left");
+}
+
+fn a_dead_readers_row() {
+    // The mutation shows at 2; at 3 these are 170 thousand executions, and as many per kill point.
+    check_within("a dead reader's row", Some(2), || a_row_changes_hands(0, None, &|| ()));
 }
 
 /// A dead process has marked 0..3. One that has 1..2 mends it, and may be killed; another looks at 2..3. `rows` is the order
@@ -297,6 +338,17 @@ fn claims_exclude() {
 #[test]
 fn after_a_freeze_nobody_writes() {
     a_freeze_against_a_writer();
+    check_every_kill("freeze against exclusive", 4, |n, killed| freeze_and_write(Some(n), killed));
+}
+
+#[test]
+fn a_row_of_the_dead_has_one_heir() {
+    a_dead_readers_row();
+    for victim in [0, 1] {
+        check_every_kill_within("a dead reader's row", Some(1), 8, move |n, killed| {
+            a_row_changes_hands(victim, Some(n), killed);
+        });
+    }
 }
 
 #[test]
@@ -320,6 +372,7 @@ fn mutations() {
         Caught::Saying("granted after a freeze"),
         a_freeze_against_a_writer,
     );
+    must_fail(&[Mutation::TakeoverByStore], Caught::Race, a_dead_readers_row);
     must_fail(&[Mutation::OwnSpanBelieved], Caught::Saying("two have element"), a_cut_into_a_claim);
     for rows in [MOVES_FORWARD, MOVES_BACK] {
         must_fail(

@@ -97,9 +97,15 @@ impl Peers for Single<'_> {
 
 /// Checks one model in all its executions.
 pub(super) fn check(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    check_within(name, None, model);
+}
+
+/// The same, with fewer preemptions: for models that would take many minutes.
+pub(super) fn check_within(name: &str, preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
     let (begin, executions) = (Instant::now(), Arc::new(Mutex::new(0)));
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound.get_or_insert(3); // real bugs of the lock word pass at 2
+    // 3: real bugs of the lock word pass at 2.
+    builder.preemption_bound = preemptions.or(builder.preemption_bound).or(Some(3));
     builder.max_branches = builder.max_branches.max(10_000); // some models have much to set up
     let count = executions.clone();
     builder.check(move || {
@@ -117,11 +123,19 @@ pub(super) fn check_every_kill<M>(name: &str, at_least: usize, model: M)
 where
     M: Fn(usize, &dyn Fn()) + Send + Sync + 'static,
 {
+    check_every_kill_within(name, None, at_least, model);
+}
+
+/// The same, as [`check_within`].
+pub(super) fn check_every_kill_within<M>(name: &str, preemptions: Option<usize>, at_least: usize, model: M)
+where
+    M: Fn(usize, &dyn Fn()) + Send + Sync + 'static,
+{
     let model = Arc::new(model);
     for n in 1.. {
         let (killed, model) = (Arc::new(Mutex::new(false)), model.clone());
         let seen = killed.clone();
-        check(&format!("{name}, killed before write {n}"), move || {
+        check_within(&format!("{name}, killed before write {n}"), preemptions, move || {
             model(n, &|| *seen.lock().unwrap() = true)
         });
         if !*killed.lock().unwrap() {
