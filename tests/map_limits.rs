@@ -4,7 +4,10 @@
 mod harness;
 
 use allmend::{CreateError, LockError, Manager, MapError, SharedMap};
-use harness::{Line, fork};
+use harness::{
+    Line, fork,
+    mounts::{own_mounts, tmpfs_over},
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 fn main() {
@@ -62,33 +65,9 @@ fn is_well_though_full(map: &Map) {
     println!("  full with {n} values of 10 kB");
 }
 
-/// A small file system in the place of /dev/shm, seen by this process and its children only. `false`: not allowed here.
-fn small_shm(bytes: &std::ffi::CStr) -> bool {
-    let refused = |what: &str| {
-        println!("  skipped: {what}: {}", std::io::Error::last_os_error());
-        false
-    };
-    // SAFETY: changes what this process sees of the file system, and nothing else.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0
-        // SAFETY: as above.
-        && unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0
-    {
-        return refused("unshare");
-    }
-    let (none, null) = (c"none".as_ptr(), std::ptr::null());
-    // SAFETY: the strings end with a zero; keeps what follows out of other namespaces.
-    if unsafe { libc::mount(none, c"/".as_ptr(), null, libc::MS_REC | libc::MS_PRIVATE, null.cast()) } != 0 {
-        return refused("mount(/, private)");
-    }
-    // SAFETY: the strings end with a zero.
-    let done =
-        unsafe { libc::mount(none, c"/dev/shm".as_ptr(), c"tmpfs".as_ptr(), 0, bytes.as_ptr().cast()) };
-    done == 0 || refused("mount(/dev/shm)")
-}
-
 fn a_full_file_system() {
     fork(|| {
-        if !small_shm(c"size=8m") {
+        if !(own_mounts() && tmpfs_over(c"/dev/shm", c"size=8m")) {
             return;
         }
         let segment = Manager::builder().reserve(64 << 20).max_processes(20).create("full").unwrap();

@@ -37,8 +37,7 @@ fn main() {
 mod stepped {
     use crate::harness::{
         self, Child, End, Line, Sleep, fork, pages, stage,
-        stepper::{Trace, finish, walk},
-        steps::traced,
+        steps::{Trace, finish, traced, walk},
         until, words,
     };
     use allmend::{SharedMap, steps};
@@ -454,7 +453,7 @@ mod stepped {
                         told.add(Told::Entry, k);
                     }
                 });
-                told.add(Told::Length, n + 1);
+                told.add(Told::Length, n);
                 return;
             }
         };

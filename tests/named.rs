@@ -8,7 +8,10 @@ use allmend::{
     CreateError, LockError, Manager, ManagerBuilder, NameFault, OpenError, SharedAtomic, SharedValue,
     VerifyError,
 };
-use harness::{End, Line, die, fork, inode};
+use harness::{
+    End, Line, die, fork, inode,
+    mounts::{own_mounts, tmpfs_over},
+};
 use std::{
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
@@ -712,33 +715,9 @@ fn all_places_taken() {
     allmend::clear_stale().unwrap();
 }
 
-/// A small file system in the place of /dev/shm, seen by this process and its children only. `false`: not allowed here.
-fn small_shm(bytes: &std::ffi::CStr) -> bool {
-    let refused = |what: &str| {
-        println!("  skipped: {what}: {}", std::io::Error::last_os_error());
-        false
-    };
-    // SAFETY: changes what this process sees of the file system, and nothing else.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0
-        // SAFETY: as above.
-        && unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0
-    {
-        return refused("unshare");
-    }
-    let (none, null) = (c"none".as_ptr(), std::ptr::null());
-    // SAFETY: the strings end with a zero; keeps what follows out of other namespaces.
-    if unsafe { libc::mount(none, c"/".as_ptr(), null, libc::MS_REC | libc::MS_PRIVATE, null.cast()) } != 0 {
-        return refused("mount(/, private)");
-    }
-    // SAFETY: the strings end with a zero.
-    let done =
-        unsafe { libc::mount(none, c"/dev/shm".as_ptr(), c"tmpfs".as_ptr(), 0, bytes.as_ptr().cast()) };
-    done == 0 || refused("mount(/dev/shm)")
-}
-
 fn a_full_dev_shm() {
     fork(|| {
-        if !small_shm(c"size=8m") {
+        if !(own_mounts() && tmpfs_over(c"/dev/shm", c"size=8m")) {
             return;
         }
         let name = name("q");
@@ -767,7 +746,7 @@ fn a_full_dev_shm() {
     })
     .succeeds("8 MB");
     fork(|| {
-        if !small_shm(c"size=8k") {
+        if !(own_mounts() && tmpfs_over(c"/dev/shm", c"size=8k")) {
             return;
         }
         let refused = small().create("none");
@@ -776,7 +755,7 @@ fn a_full_dev_shm() {
     })
     .succeeds("8 kB");
     fork(|| {
-        if !small_shm(c"size=8m,ro") {
+        if !(own_mounts() && tmpfs_over(c"/dev/shm", c"size=8m,ro")) {
             return;
         }
         match small().create("none") {

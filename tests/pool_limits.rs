@@ -16,7 +16,11 @@
 mod harness;
 
 use allmend::{CreateError, HandleError, Pool, PoolError, SharedAtomic, SharedValue, TaskError};
-use harness::{Child, End, Random, die, exit_now, fork, stage, until, words};
+use harness::{
+    Child, End, Random, die, exit_now, fork,
+    mounts::{own_mounts, tmpfs_over},
+    stage, until, words,
+};
 use rustix::{
     fd::{AsFd, OwnedFd},
     io::Errno,
@@ -346,38 +350,11 @@ fn little_address_space() {
     assert!(seen[0] > 0 && seen[1] > 0, "both were seen: {seen:?}");
 }
 
-/// A namespace of mounts of our own; `false` if the machine does not allow it.
-fn own_mounts() -> bool {
-    // SAFETY: changes what this process sees of the file system, and nothing else.
-    let alone = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0
-        // SAFETY: as above.
-        || unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } == 0;
-    let flags = libc::MS_REC | libc::MS_PRIVATE;
-    let none = c"none".as_ptr();
-    // SAFETY: the strings end with a zero; keeps what follows out of other namespaces.
-    let private =
-        alone && unsafe { libc::mount(none, c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null()) } == 0;
-    if !private {
-        println!("  skipped: a namespace of mounts: {}", std::io::Error::last_os_error());
-    }
-    private
-}
-
-fn hide_proc() -> bool {
-    let none = c"none".as_ptr();
-    // SAFETY: the strings end with a zero; in a namespace of our own.
-    let hidden = unsafe { libc::mount(none, c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()) } == 0;
-    if !hidden {
-        println!("  skipped: mount(/proc): {}", std::io::Error::last_os_error());
-    }
-    hidden
-}
-
 fn no_proc() {
     let missing = Some(Errno::NOENT.raw_os_error());
     stage("a pool is the first use");
     fork(|| {
-        if own_mounts() && hide_proc() {
+        if own_mounts() && tmpfs_over(c"/proc", c"") {
             let e = Pool::new(2).expect_err("no /proc");
             println!("  {e}");
             assert_eq!(of_the_kernel(&e), missing, "{e:?}");
@@ -387,7 +364,7 @@ fn no_proc() {
     stage("a pool of a process that takes part already");
     fork(|| {
         let value = SharedValue::new(1u64).unwrap();
-        if own_mounts() && hide_proc() {
+        if own_mounts() && tmpfs_over(c"/proc", c"") {
             let e = Pool::new(2).expect_err("no /proc");
             println!("  {e}");
             assert_eq!(of_the_kernel(&e), missing, "{e:?}");
@@ -401,7 +378,7 @@ fn no_proc() {
             return;
         }
         let pools = [Pool::new(2).unwrap(), Pool::new(1).unwrap()];
-        if !hide_proc() {
+        if !tmpfs_over(c"/proc", c"") {
             return;
         }
         for pool in &pools {

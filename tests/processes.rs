@@ -9,7 +9,11 @@
 mod harness;
 
 use allmend::{CreateError, Error, HandleError, LockError, SharedAtomic, SharedValue, VerifyError};
-use harness::{End, Line, Random, Sleep, die, fork, stage, until, words};
+use harness::{
+    End, Line, Random, Sleep, die, fork,
+    mounts::{own_mounts, tmpfs_over},
+    stage, until, words,
+};
 use rustix::{
     fd::{AsFd, OwnedFd},
     io::Errno,
@@ -697,42 +701,10 @@ fn no_descriptors_left() {
     assert_eq!((value.get(), objects()), (3, 1));
 }
 
-/// Hides /proc from this process; `false` if the machine does not allow it.
-fn hide_proc() -> bool {
-    let refused = |what: &str| {
-        println!("  skipped: {what}: {}", std::io::Error::last_os_error());
-        false
-    };
-    // SAFETY: changes what this process sees of the file system, and nothing else.
-    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0
-        // SAFETY: as above.
-        && unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0
-    {
-        return refused("unshare");
-    }
-    // SAFETY: the strings end with a zero; keeps what follows out of other namespaces.
-    let private = unsafe {
-        libc::mount(
-            c"none".as_ptr(),
-            c"/".as_ptr(),
-            std::ptr::null(),
-            libc::MS_REC | libc::MS_PRIVATE,
-            std::ptr::null(),
-        )
-    };
-    if private != 0 {
-        return refused("mount(/, private)");
-    }
-    // SAFETY: the strings end with a zero.
-    let hidden =
-        unsafe { libc::mount(c"none".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()) };
-    hidden == 0 || refused("mount(/proc)")
-}
-
 fn no_proc() {
     let no_entry = |errno: i32| assert_eq!(errno, Errno::NOENT.raw_os_error());
     fork(|| {
-        if !hide_proc() {
+        if !(own_mounts() && tmpfs_over(c"/proc", c"")) {
             return;
         }
         match SharedValue::new(1u64).map(drop) {
@@ -745,7 +717,7 @@ fn no_proc() {
     let value = SharedValue::new(1u64).unwrap();
     fork(|| {
         value.get();
-        if !hide_proc() {
+        if !(own_mounts() && tmpfs_over(c"/proc", c"")) {
             return;
         }
         value.update(|v| *v += 1).unwrap();

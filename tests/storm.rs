@@ -10,7 +10,7 @@ mod harness;
 
 use allmend::{SharedAtomic, SharedValue};
 use bytemuck::{Pod, Zeroable};
-use harness::{Child, Random, fork, stage};
+use harness::{Child, Random, fork, stage, until};
 use std::{
     hint::black_box,
     time::{Duration, Instant},
@@ -118,9 +118,7 @@ fn storm() {
         if kills % 100 == 0 {
             allmend::verify().expect("a healthy segment in the storm");
         }
-        while world.ledger.get().total == before {
-            std::thread::sleep(Duration::from_micros(50)); // leaves the CPU to them; the watchdog waits for us
-        }
+        until(|| world.ledger.get().total != before);
     }
     for (i, mut worker) in workers.into_iter().enumerate() {
         worker.kill();

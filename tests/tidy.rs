@@ -75,7 +75,7 @@ const MADE_ONCE: &[(&str, &str)] = &[
 
 /// Files that sleep, and why they cannot wait for something.
 const SLEEPS: &[(&str, &str)] = &[
-    ("tests/storm.rs", "the rhythm of the kills; and a look at progress that leaves the CPU to the others"),
+    ("tests/storm.rs", "the rhythm of the kills"),
     ("examples/array_mean.rs", "the work of its tasks, which the timings are about"),
 ];
 

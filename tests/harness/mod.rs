@@ -14,8 +14,7 @@
 
 #[cfg(allmend_crash)]
 pub(crate) mod kill;
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod stepper;
+pub(crate) mod mounts;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod steps;
 

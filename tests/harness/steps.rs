@@ -1,7 +1,13 @@
-//! A victim that is single-stepped (ptrace) some instructions into an operation, and then killed there.
+//! A victim that is brought (ptrace) some instructions into an operation, and then killed there.
+//!
+//! A step costs tens of microseconds where a hypervisor takes each trap, so that `k` steps for each of thousands of `k`
+//! would take hours. A [`Trace`] knows where a victim is after how many steps; from it follows, for each `k`, which
+//! instruction shortly before it came up seldom until then. A debug register stops the next victim there, and the rest are
+//! single steps. One that goes another way than the trace is found out by where it stands.
 #![allow(unsafe_code, reason = "ptrace")]
 
 use super::{Child, fork, stage};
+use std::collections::HashMap;
 
 /// What happened when the victim was to make `k` steps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,19 +45,20 @@ fn marker() {
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
-/// One request that takes no memory of ours.
-fn ptrace(request: libc::c_uint, child: &Child, at: u64, data: u64) -> u64 {
+/// One request that takes no memory of ours. What was wrong with others than a peek shows at the next wait, too.
+fn ptrace(request: libc::c_uint, child: &Child, at: u64, data: u64) -> Result<u64, std::io::Error> {
     let pid = child.pid.as_raw_nonzero().get();
-    // SAFETY: `pid` is our tracee and stands still; the request is about its memory and registers, not ours.
+    // SAFETY: `pid` is our tracee and stands still; the request is about its registers and its way, not our memory.
     let done = unsafe { libc::ptrace(request, pid, at, data) };
-    // What a peek finds may be -1; what else can be wrong shows at the next wait.
-    let peeks = [libc::PTRACE_PEEKTEXT, libc::PTRACE_PEEKUSER].contains(&request);
-    assert!(peeks || done == 0, "ptrace: {}", std::io::Error::last_os_error());
-    done as u64
+    if done == -1 && request != libc::PTRACE_PEEKUSER {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(done as u64)
 }
 
-/// Waits for the victim's next stop. `Through`: at the second marker.
-fn stopped(child: &Child) -> Stepped {
+/// Lets a victim that stands still go on by `request`, until it stands again. `Through`: at the second marker.
+fn go(child: &Child, request: libc::c_uint) -> Stepped {
+    ptrace(request, child, 0, 0).expect("ptrace");
     let pid = child.pid.as_raw_nonzero().get();
     let mut status = 0;
     // SAFETY: `status` lives through the call.
@@ -66,75 +73,111 @@ fn stopped(child: &Child) -> Stepped {
 
 pub(crate) fn step(child: &Child, k: u64) -> Stepped {
     for _ in 0..k {
-        ptrace(libc::PTRACE_SINGLESTEP, child, 0, 0);
-        if stopped(child) == Stepped::Through {
+        if go(child, libc::PTRACE_SINGLESTEP) == Stepped::Through {
             return Stepped::Through;
         }
     }
     Stepped::Within
 }
 
-/// Where the next instruction is.
-const RIP: u64 = std::mem::offset_of!(libc::user_regs_struct, rip) as u64;
-/// The instruction of a breakpoint, of one byte.
-const INT3: u64 = 0xcc;
-
-/// The way that one victim took, so that the next can be let run for most of it: to a breakpoint.
-struct Path {
-    /// Where it was after so many steps, and how often it had been there before.
-    at: Vec<(u64, u64)>,
+/// Lets one that was brought to instruction `k` go on to the end of `act`, if it is not there yet.
+pub(crate) fn finish(child: &Child, k: u64) {
+    if k == 0 || !is_at_marker(child) {
+        assert_eq!(go(child, libc::PTRACE_CONT), Stepped::Through, "it was to come to its end");
+    }
 }
 
-impl Path {
-    /// Of a victim that goes it all.
-    fn of(victim: &Child) -> Self {
-        let (mut at, mut seen) = (Vec::new(), std::collections::HashMap::new());
-        loop {
-            let place = ptrace(libc::PTRACE_PEEKUSER, victim, RIP, 0);
-            let before: &mut u64 = seen.entry(place).or_default();
-            at.push((place, *before));
-            *before += 1;
-            if step(victim, 1) == Stepped::Through {
-                return Self { at };
-            }
+/// Did the last stop come from a marker?
+fn is_at_marker(child: &Child) -> bool {
+    let pid = child.pid.as_raw_nonzero().get();
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `pid` is our tracee and stands still; `info` lives through the call.
+    let told = unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, pid, 0, &raw mut info) };
+    assert_eq!(told, 0, "ptrace: {}", std::io::Error::last_os_error());
+    info.si_signo == libc::SIGSTOP
+}
+
+/// The address of the next instruction.
+fn at(child: &Child) -> u64 {
+    let rip = std::mem::offset_of!(libc::user_regs_struct, rip) as u64;
+    ptrace(libc::PTRACE_PEEKUSER, child, rip, 0).expect("ptrace")
+}
+
+/// Sets a debug register; `false` if there are none here.
+fn set_debug(child: &Child, register: u64, to: u64) -> bool {
+    let place = std::mem::offset_of!(libc::user, u_debugreg) as u64 + 8 * register;
+    ptrace(libc::PTRACE_POKEUSER, child, place, to).is_ok()
+}
+
+/// Steps a victim to its end; calls `each` before each instruction with its number and address. How many there are.
+pub(crate) fn walk(child: &Child, mut each: impl FnMut(u64, u64)) -> u64 {
+    let mut k = 0;
+    loop {
+        each(k, at(child));
+        k += 1;
+        if step(child, 1) == Stepped::Through {
+            return k;
         }
     }
+}
 
-    /// Brings a victim `k` steps far. `Through`: it took another way, or has not so many.
-    fn walk(&self, child: &Child, k: u64) -> Stepped {
+/// Where a victim is after how many steps.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    places: Vec<u64>,
+    /// The how-manieth visit of its place this is; 0 if nothing can stop it there.
+    visits: Vec<u64>,
+}
+
+/// Farther than that from a place to stop one need not look.
+const NEAR: usize = 2_000;
+
+impl Trace {
+    pub(crate) fn new(places: Vec<u64>) -> Self {
+        let mut seen = HashMap::new();
+        let mut visits = Vec::new();
+        for (k, place) in places.iter().enumerate() {
+            // An instruction that repeats itself (`rep`) traps once per turn, and a debug register sees the first.
+            let again = k > 0 && places[k - 1] == *place;
+            if !again {
+                *seen.entry(*place).or_insert(0u64) += 1;
+            }
+            // Where it stands at the start it is not stopped.
+            visits.push(if again || *place == places[0] { 0 } else { seen[place] });
+        }
+        Self { places, visits }
+    }
+
+    /// How many instructions.
+    pub(crate) fn len(&self) -> u64 {
+        self.places.len() as u64
+    }
+
+    /// Has `child` before its instruction number `k`, from 0. `false`: it went another way.
+    pub(crate) fn reach(&self, child: &Child, k: u64) -> bool {
         let k = k as usize;
-        let cost = |&j: &usize| 3 * self.at[j].1 as usize + (k - j);
-        let last = k.min(self.at.len() - 1);
-        match (0..=last).rev().take(4096).min_by_key(cost) {
-            Some(j) if cost(&j) < k => {
-                let (place, before) = self.at[j];
-                if run_to(child, place, before) == Stepped::Through {
-                    return Stepped::Through;
+        let near = (k.saturating_sub(NEAR)..=k).filter(|&j| self.visits[j] != 0);
+        let cost = |j: usize| self.visits[j] + (k - j) as u64;
+        let by_register = near.min_by_key(|&j| cost(j)).filter(|&j| cost(j) < k as u64);
+        let mut left = k;
+        if let Some(j) = by_register
+            && set_debug(child, 0, self.places[j])
+            && set_debug(child, 7, 1)
+        {
+            for _ in 0..self.visits[j] {
+                if go(child, libc::PTRACE_CONT) == Stepped::Through {
+                    return false;
                 }
-                step(child, (k - j) as u64)
             }
-            _ => step(child, k as u64),
+            assert!(set_debug(child, 7, 0));
+            if at(child) != self.places[j] {
+                return false;
+            }
+            left = k - j;
         }
+        step(child, left as u64) == Stepped::Within && at(child) == self.places[k]
     }
-}
-
-/// Lets a victim run until it is at that place for the time after `before` times.
-fn run_to(child: &Child, place: u64, before: u64) -> Stepped {
-    let text = ptrace(libc::PTRACE_PEEKTEXT, child, place, 0);
-    for left in (0..=before).rev() {
-        ptrace(libc::PTRACE_POKETEXT, child, place, text & !0xff | INT3);
-        ptrace(libc::PTRACE_CONT, child, 0, 0);
-        if stopped(child) == Stepped::Through {
-            return Stepped::Through;
-        }
-        assert_eq!(ptrace(libc::PTRACE_PEEKUSER, child, RIP, 0), place + 1, "at the breakpoint");
-        ptrace(libc::PTRACE_POKETEXT, child, place, text);
-        ptrace(libc::PTRACE_POKEUSER, child, RIP, place);
-        if left > 0 && step(child, 1) == Stepped::Through {
-            return Stepped::Through;
-        }
-    }
-    Stepped::Within
 }
 
 /// Is each instruction taken, however many there are?
@@ -166,25 +209,32 @@ pub(crate) fn every_instruction(
     stage(&format!("{what}, how many instructions it has"));
     // Twice: what is done once only, by those around the victim, is no part of its way.
     let mut walked = || {
-        let victim = traced(&prepare, &act);
-        let path = Path::of(&victim);
+        let (victim, mut places) = (traced(&prepare, &act), Vec::new());
+        walk(&victim, |_, place| places.push(place));
         round(victim, Stepped::Through);
-        path
+        Trace::new(places)
     };
     walked();
-    let path = walked();
-    let instructions = path.at.len() as u64 - 1;
+    let trace = walked();
+    let instructions = trace.len() - 1;
     let stride = if takes_all() { 1 } else { instructions / ROUNDS + 1 };
     let (mut rounds, mut k, mut by_steps) = (0, 0, false);
     loop {
         stage(&format!("{what}, killed after {k} instructions"));
         let child = traced(&prepare, &act);
-        let stepped = if by_steps { step(&child, k) } else { path.walk(&child, k) };
+        let stepped = if by_steps || k >= trace.len() {
+            step(&child, k)
+        } else if trace.reach(&child, k) {
+            Stepped::Within
+        } else {
+            finish(&child, k);
+            Stepped::Through
+        };
         round(child, stepped);
         match stepped {
             Stepped::Within => (rounds, k, by_steps) = (rounds + 1, k + stride, false),
-            // It may have taken another way past the breakpoint: then once more, step by step.
-            Stepped::Through if !by_steps => by_steps = true,
+            // It may have gone another way: then once more, step by step.
+            Stepped::Through if !by_steps && k < trace.len() => by_steps = true,
             Stepped::Through => return Rounds { rounds, instructions },
         }
     }
