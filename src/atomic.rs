@@ -154,6 +154,14 @@ pub(crate) fn fence_after_swap() {
     fence(SeqCst);
 }
 
+/// The full fence between a load and later ones, for who must see what was there when another made what the first load
+/// saw. x86-64 takes loads in order, from one memory for all, so that there only the compiler must be kept from moving
+/// them; elsewhere, and in models, it is a fence.
+#[inline(always)]
+pub(crate) fn fence_between_loads() {
+    fence_after_swap();
+}
+
 /// Keeps the compiler from moving accesses over it. A kill finds what the instructions before it did, on every machine.
 #[inline(always)]
 pub(crate) fn compiler_fence() {

@@ -35,7 +35,7 @@ mod killed {
     use allmend::{ArrayError, LockError, SharedArray, array::lock_all, crash};
     use std::sync::atomic::Ordering::SeqCst;
 
-    pub(super) const TESTS: [Test; 14] = [
+    pub(super) const TESTS: [Test; 15] = [
         ("killed_in_an_update", || changes("update", |a| a.update(|x| x.fill(2)).unwrap(), true)),
         ("killed_with_a_guard", || {
             changes("get_lock, write, unlock", |a| a.get_lock().unwrap().fill(2), false)
@@ -43,6 +43,7 @@ mod killed {
         ("killed_with_several_guards", || changes("lock_all, write, unlock", write_two, false)),
         ("killed_in_a_first_update", first_update),
         ("killed_reading", reading),
+        ("killed_around_a_bias", around_a_bias),
         ("killed_in_set", set),
         ("killed_in_a_freeze", freeze),
         ("killed_with_a_chunk", || chunk("chunk done", true)),
@@ -189,6 +190,32 @@ mod killed {
                 fork(|| _ = a.read().unwrap()).succeeds("another reader");
                 goes_on_or_dies(child, fate, goes_on);
                 assert_eq!(accept(&a.slice(..RANGE).unwrap()), (vec![1; RANGE], None));
+                is_sound(a, 1);
+                fate
+            });
+        }
+    }
+
+    /// A reader who has to look around sets a bias, and ends it as a writer.
+    fn around_a_bias() {
+        for goes_on in [false, true] {
+            every_write(&format!("the bias set and ended, goes on {goes_on}"), |n| {
+                let a = array();
+                let prepare = || {
+                    let other = a.read().unwrap();
+                    (0..60).for_each(|_| drop(a.read().unwrap()));
+                    other
+                };
+                let act = |other| {
+                    (0..6).for_each(|_| assert_eq!(a.read().unwrap()[3], 1));
+                    drop(other);
+                    a.slice(..RANGE).unwrap().update(|x| x.fill(2)).unwrap();
+                };
+                let (child, fate) = victim(n, prepare, act);
+                fork(|| _ = a.slice(RANGE..).unwrap().read().unwrap()).succeeds("another reader");
+                goes_on_or_dies(child, fate, goes_on);
+                let (found, told) = accept(&a.slice(..RANGE).unwrap());
+                assert!(whole(&found).is_some() && told.is_none(), "{found:?} {told:?}");
                 is_sound(a, 1);
                 fate
             });

@@ -47,6 +47,12 @@ pub(crate) enum Mutation {
     OwnSpanBelieved,
     /// A mark is trimmed in the middle before it is said that a part of it has moved.
     SplitCountedLate,
+    /// An exclusive claim leaves the readers' bias as it is.
+    BiasKept,
+    /// Who sets the bias does not look whether anybody is there who writes.
+    BiasWithoutLook,
+    /// Who has seen no bias looks at the others without a fence in between.
+    BiasWithoutFence,
 }
 
 /// Is this rule broken in the model that runs now?

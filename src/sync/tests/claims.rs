@@ -13,6 +13,10 @@ const TRY: Option<Duration> = Some(Duration::ZERO);
 const ROWS: usize = 64;
 const ENTRIES: usize = 7;
 const EXCLUSIVE: u32 = 1 << 30;
+const BIAS: usize = 3;
+const BIASED: u32 = 1 << 31;
+/// Claims to read that look around before one of them sets the bias.
+const READS: u32 = 64;
 const PROCESSES: usize = 3;
 const LEN: u32 = 12;
 
@@ -26,6 +30,7 @@ enum Step {
     Repair(usize),
     Die(usize),
     Freeze(usize),
+    Bias(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -42,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => which().prop_map(Step::Repair),
         4 => (0..PROCESSES).prop_map(Step::Die),
         1 => (0..40 * PROCESSES).prop_map(Step::Freeze),
+        4 => (0..PROCESSES).prop_map(Step::Bias),
     ]
 }
 
@@ -264,7 +270,12 @@ impl World {
                     self.frozen = true;
                 }
             }
+            Step::Bias(process) => self.claims(*process).set_bias(self.owners[*process]),
         }
+    }
+
+    fn is_biased(&self) -> bool {
+        self.w32[BIAS].load(Relaxed) & BIASED != 0
     }
 
     /// The table says what the model says.
@@ -298,7 +309,39 @@ impl World {
         assert_eq!(claims, expected, "claims that are held");
         assert_eq!(marked, self.marked, "elements that are marked");
         assert_eq!(self.claims(0).table.is_frozen(), self.frozen);
+        let writers = self.held.iter().any(|held| held.exclusive);
+        assert!(!self.is_biased() || !writers && self.marked.is_empty(), "readers are let in beside these");
     }
+}
+
+#[test]
+fn readers_who_look_around_set_a_bias_and_a_writer_ends_it() {
+    let mut world = World::new();
+    let reads = |world: &World, process| {
+        let (claim, _) = world.take(process, 1, (0, 2), Mode::Shared).unwrap();
+        world.claims(process).release(&claim);
+    };
+    world.take_checked(1, 1, (0, LEN), Mode::Shared);
+    for looks in 0..READS {
+        assert!(!world.is_biased(), "after {looks}");
+        reads(&world, 0);
+    }
+    assert!(world.is_biased());
+    reads(&world, 0);
+    world.run(&Step::Release(0));
+    world.take_checked(1, 1, (2, 3), Mode::Exclusive);
+    assert!(!world.is_biased());
+    (0..3 * READS).for_each(|_| reads(&world, 0));
+    assert!(!world.is_biased(), "somebody writes");
+    // A mark stays in the way, until it is mended.
+    world.run(&Step::Die(1));
+    (0..3 * READS).for_each(|_| reads(&world, 0));
+    assert!(!world.is_biased(), "there is a mark");
+    world.take_checked(0, 1, (2, 3), Mode::Exclusive);
+    world.run(&Step::Repair(0));
+    world.run(&Step::Release(0));
+    world.run(&Step::Bias(0));
+    assert!(world.is_biased());
 }
 
 proptest! {

@@ -306,6 +306,95 @@ fn a_cut_into_a_claim() {
     });
 }
 
+/// Process 0 reads, and sets the bias before it, or has set it already; process 1 writes; one of them may be killed.
+fn readers_with_a_bias(set: bool, victim: usize, kill: Option<usize>, killed: &dyn Fn()) {
+    let world = World::new();
+    let bias = |world: &World| world.claims(0).set_bias(owner(0));
+    if set {
+        bias(&world);
+    }
+    let reads = move |world: &World| {
+        if !set {
+            bias(world);
+        }
+        world.work(0, Mode::Shared, None).expect("it waits, and gets it");
+    };
+    let writes = |world: &World| {
+        world.work(1, Mode::Exclusive, None).expect("it waits, and gets it");
+    };
+    let processes = [
+        spawn(&world, 1, kill.filter(|_| victim == 1), writes),
+        spawn(&world, 0, kill.filter(|_| victim == 0), reads),
+    ];
+    let ends = processes.map(|process| process.join().unwrap());
+    if ends.contains(&true) {
+        killed();
+    }
+    spare();
+    let marked = world.work(PROCESSES, Mode::Exclusive, TRY).expect("nobody has it who lives");
+    assert!(!marked || ends[0], "a mark that nobody left");
+}
+
+fn a_bias_against_a_writer(set: bool) {
+    check("a bias against exclusive", move || readers_with_a_bias(set, 0, None, &|| ()));
+}
+
+/// A reader is let in by a bias, which one writer ends while another has not asked for it yet. Each asks once.
+fn a_bias_that_another_ends() {
+    check_within("a bias that another ends", Some(3), || {
+        let world = World::new();
+        world.claims(0).set_bias(owner(0));
+        let span = Span::new(0, 1);
+        let at_once = |id: usize, mode| {
+            move |world: &World| {
+                let (claims, who) = (world.claims(id), Who { me: owner(id), thread: 1 });
+                let gives_up = |announced: Option<Claim>| {
+                    claims.release(&announced.expect("it is at home"));
+                    None
+                };
+                if let Some(claim) = claims.take_free(who, span, mode, gives_up) {
+                    match mode {
+                        Mode::Shared => world.element.with(|_| ()),
+                        _ => world.element.with_mut(|_| ()),
+                    }
+                    claims.release(&claim);
+                }
+            }
+        };
+        let ends = move |world: &World| {
+            let (claims, who) = (world.claims(2), Who { me: owner(2), thread: 1 });
+            if let Some(claim) = claims.take_on(who, span, Mode::Exclusive, None) {
+                world.element.with_mut(|_| ());
+                claims.release(&claim);
+            }
+        };
+        let processes = [
+            spawn(&world, 1, None, at_once(1, Mode::Exclusive)),
+            spawn(&world, 2, None, ends),
+            spawn(&world, 0, None, at_once(0, Mode::Shared)),
+        ];
+        for process in processes {
+            process.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_bias_lets_nobody_in_beside_a_writer() {
+    a_bias_against_a_writer(true);
+    a_bias_against_a_writer(false);
+    a_bias_that_another_ends();
+}
+
+#[test]
+fn a_reader_or_writer_is_killed_around_a_bias() {
+    for (set, victim, least) in [(true, 0, 2), (true, 1, 4), (false, 0, 4), (false, 1, 4)] {
+        check_every_kill_within("a bias against exclusive", Some(2), least, move |n, killed| {
+            readers_with_a_bias(set, victim, Some(n), killed);
+        });
+    }
+}
+
 #[test]
 fn who_claims_with_a_mended_entry_looks_at_its_range_again() {
     a_cut_into_a_claim();
@@ -361,17 +450,23 @@ fn a_claimer_is_killed_anywhere() {
     });
 }
 
+/// Who looks for a bias fences too.
+const UNFENCED: [Mutation; 2] = [Mutation::ClaimWithoutFence, Mutation::BiasWithoutFence];
+
 #[test]
 fn mutations() {
-    must_fail(&[Mutation::ClaimWithoutFence], Caught::Race, exclusive_against_exclusive);
-    must_fail(&[Mutation::ClaimWithoutFence], Caught::Race, exclusive_against_shared);
-    must_fail(&[Mutation::ClaimWithoutFence], Caught::Race, threads_of_one_process);
+    must_fail(&UNFENCED, Caught::Race, exclusive_against_exclusive);
+    must_fail(&UNFENCED, Caught::Race, exclusive_against_shared);
+    must_fail(&UNFENCED, Caught::Race, threads_of_one_process);
     must_fail(&[Mutation::RelaxedRelease], Caught::Race, exclusive_against_exclusive);
     must_fail(
         &[Mutation::FrozenBeforeTheOthers],
         Caught::Saying("granted after a freeze"),
         a_freeze_against_a_writer,
     );
+    must_fail(&[Mutation::BiasKept], Caught::Race, || a_bias_against_a_writer(true));
+    must_fail(&[Mutation::BiasWithoutLook], Caught::Race, || a_bias_against_a_writer(false));
+    must_fail(&[Mutation::BiasWithoutFence], Caught::Race, a_bias_that_another_ends);
     must_fail(&[Mutation::TakeoverByStore], Caught::Race, a_dead_readers_row);
     must_fail(&[Mutation::OwnSpanBelieved], Caught::Saying("two have element"), a_cut_into_a_claim);
     for rows in [MOVES_FORWARD, MOVES_BACK] {

@@ -12,15 +12,18 @@
 //! | head | FROZEN | 1: no exclusive claim is granted any more |
 //! | head | USED | rows `0..this` were ever used |
 //! | head | SPLITS | raised whenever a part of a mark was put into an entry of its own |
+//! | head | BIAS | BIASED (31): who reads need not look at others; owner (29..0): who said so, or is about to; 0 for nobody |
 //! | row | owner | the process whose row it is: it alone makes and resets entries in it; 0 for nobody |
 //! | entry | word | CONTENDED (31), EXCLUSIVE (30), owner (29..0); 0 for none |
 //! | entry | held | 0 while it is not decided; the owner's process id once it holds |
 //! | entry | span | start (high half) and end of the range; 0 for an empty one |
 //!
 //! A row's 32-bit words fill one cache line, its spans another: processes that read at the same time write no line in
-//! common. A process takes a row at its first claim, and further ones when its threads need more than 7 at a time. The
-//! first entry of its first row is the home of the thread that took the row: no other uses it, so it takes no
-//! compare-exchange. A claim and release there, with the table empty, are two locked instructions.
+//! common, and with the bias set they look at the head alone, which nobody writes then (source: Dice and Kogan, "BRAVO:
+//! Biased Locking for Reader-Writer Locks", USENIX ATC 2019). A process takes a row at its first claim, and further ones
+//! when its threads need more than 7 at a time. The first entry of its first row is the home of the thread that took the
+//! row: no other uses it, so it takes no compare-exchange. A claim and release there, with the table empty, are two
+//! locked instructions.
 //!
 //! ```text
 //! 0 -- span, then word: announced --> look at all others --+-- nobody in the way --> held = pid: it is ours
@@ -53,6 +56,10 @@
 //!    old one is trimmed. Who looks around reads SPLITS before and after, and looks again if it was raised. So who sees
 //!    the old one trimmed has seen the new one: either it knew SPLITS as raised before it looked, or it looks again.
 //!    The new one's entry stays the mender's until it has trimmed.
+//! 9. The bias is set in three steps: a name is stored in BIAS, all entries are looked at, and if none is exclusive that
+//!    name becomes BIASED. Who claims exclusively reads BIAS behind its announcement, and ends a bias, or one that is
+//!    about to be, before it looks at the others. So either it is seen and no bias set, or it sees the readers whom the
+//!    bias let in. While a mark is there, there is none.
 //!
 //! # Orderings
 //!
@@ -63,6 +70,9 @@
 //! | held = 0, word = 0 | Release | the Acquire of who looks at the word |
 //! | look at a word | Acquire, or Relaxed before a fence | the announcing swap (its span is there), and the release |
 //! | FROZEN | Release / Acquire | what was written before the freeze |
+//! | a name in BIAS, then full fence | AcqRel, SeqCst | the announcement of an exclusive claim: invariant 9 |
+//! | BIAS read by an exclusive claim, then full fence | Relaxed, SeqCst | a reader's fence, who read BIASED before another ended it |
+//! | BIASED | AcqRel / Acquire | what those wrote whose entries were seen free |
 //! | SPLITS raised, mark trimmed | Release | a look's Acquire before, and its fence before the second: invariant 8 |
 //! | a dead owner's | | comes with [`World::is_alive`], as in `word` |
 //!
@@ -80,6 +90,8 @@
 //! | repairing | what is not trimmed yet stays marked | the next to claim there |
 //! | splitting, before held = pid | the mark, and an undecided entry of a dead owner: no claim | others |
 //! | splitting, before the trim | two marks, one in the other | the next to claim there |
+//! | setting the bias | it is not set | the next to set it, or to end it |
+//! | the bias has ended, exclusive claim undecided | who reads looks at others | others |
 //! | sweeping a row | the row is a dead owner's again, entries of those who had it before in it | the next who meets one, or wants a row |
 //!
 //! # Not covered
@@ -89,19 +101,33 @@
 //!
 //! Fairness: a stream of overlapping readers can keep a writer waiting, as short sections of a lock can.
 
+mod bias;
+mod marks;
+mod record;
+mod rows;
+mod table;
+mod wait;
+
+pub(crate) use marks::Left;
+pub(crate) use record::{Record, Who};
+pub(crate) use table::{At, LINE32, LINE64, Span, Table, entries};
+
+use self::{
+    record::OWN_ROWS,
+    table::{CONTENDED, ENTRIES, EXCLUSIVE, FROZEN},
+    wait::{PAUSES, Wait},
+};
 use super::mutation::{Mutation, broken, unless};
 use crate::{
     atomic::{
         self,
         AcqRel,
         Acquire,
-        Private32,
         Private64,
         Relaxed, // see the table
         Release,
         Rule,
         Word32,
-        Word64,
         compiler_fence,
         fence,
         fence_after_swap,
@@ -110,222 +136,13 @@ use crate::{
     os::futex,
     segment::owner::{OWNER_BITS, Owner},
 };
-use std::{
-    num::NonZeroU64,
-    time::{Duration, Instant},
-};
-
-const CONTENDED: u32 = 1 << 31;
-const EXCLUSIVE: u32 = 1 << 30;
-const _: () = assert!(CONTENDED | EXCLUSIVE | OWNER_BITS == u32::MAX && Claim::ALONE == EXCLUSIVE as u64);
-
-/// Entries of a row. In models as few as they need.
-const ENTRIES: usize = if cfg!(loom) { 2 } else { 7 };
-/// An entry's number is below this, whatever is in a claim: no index needs a check.
-const MASK: usize = ENTRIES.next_power_of_two() - 1;
-const _: () = assert!(1 + ENTRIES + MASK < LINE32 && MASK < LINE64);
-/// 32-bit words of a row, and of the head.
-pub(crate) const LINE32: usize = if cfg!(loom) { 5 } else { 16 };
-/// 64-bit words of a row.
-pub(crate) const LINE64: usize = if cfg!(loom) { 2 } else { 8 };
-/// Rows that one process uses at most: so many times [`ENTRIES`] claims at a time.
-const OWN_ROWS: usize = if cfg!(loom) { 1 } else { 16 };
-
-const FROZEN: usize = 0;
-const USED: usize = 1;
-const SPLITS: usize = 2;
+use std::{num::NonZeroU64, time::Duration};
 
 /// The owner of a mark that a panic left: the last id there can be, which is not given out.
 const NOBODY: u32 = OWNER_BITS;
 
 /// Looks at an undecided entry before a retreat: invariant 2.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 64 };
-/// Pauses of the spin before the first sleep.
-const PAUSES: u32 = 128;
-const FIRST_SLEEP: Duration = Duration::from_millis(1);
-const LONGEST_SLEEP: Duration = Duration::from_millis(32);
-/// With the time-out over, that many lost races end the wait.
-const LOST_RACES: u32 = 64;
-
-/// A range of elements, in one word.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Span(u64);
-
-impl Span {
-    pub(crate) const EMPTY: Self = Self(0);
-
-    pub(crate) fn new(start: u32, end: u32) -> Self {
-        if start >= end { Self::EMPTY } else { Self(u64::from(start) << 32 | u64::from(end)) }
-    }
-
-    /// As it is stored.
-    pub(crate) fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// What was stored, by whomever: any bits are some range, or none.
-    pub(crate) fn from_bits(bits: u64) -> Self {
-        Self::new((bits >> 32) as u32, bits as u32)
-    }
-
-    pub(crate) fn start(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    pub(crate) fn end(self) -> u32 {
-        self.0 as u32
-    }
-
-    fn overlaps(self, other: Self) -> bool {
-        self.start() < other.end() && other.start() < self.end()
-    }
-
-    /// The smallest that has both.
-    pub(crate) fn hull(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::EMPTY, one) | (one, Self::EMPTY) => one,
-            _ => Self::new(self.start().min(other.start()), self.end().max(other.end())),
-        }
-    }
-
-    /// What both have.
-    pub(crate) fn common(self, other: Self) -> Self {
-        Self::new(self.start().max(other.start()), self.end().min(other.end()))
-    }
-}
-
-/// The shared words of one array's claims.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Table<'a> {
-    head: &'a [Word32; LINE32],
-    lines: &'a [[Word32; LINE32]],
-    spans: &'a [[Word64; LINE64]],
-}
-
-/// Where an entry is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct At {
-    row: u16,
-    entry: u16,
-}
-
-impl At {
-    fn new(row: usize, entry: usize) -> Self {
-        Self { row: row as u16, entry: entry as u16 } // a row per process: 1023 at most
-    }
-
-    #[inline(always)]
-    fn entry(self) -> usize {
-        usize::from(self.entry) & MASK
-    }
-
-    /// A number below `rows * 7`.
-    pub(crate) fn index(self) -> usize {
-        usize::from(self.row) * ENTRIES + usize::from(self.entry)
-    }
-}
-
-/// How many numbers [`At::index`] has in a table of so many rows.
-pub(crate) const fn entries(rows: usize) -> usize {
-    rows * ENTRIES
-}
-
-impl<'a> Table<'a> {
-    /// A table in these words: one line and one per row of the first, one per row of the second.
-    #[inline]
-    pub(crate) fn new(w32: &'a [Word32], w64: &'a [Word64]) -> Option<Self> {
-        let (head, lines) = w32.as_chunks().0.split_first()?;
-        let spans = w64.as_chunks().0;
-        Some(Self { head, lines, spans: spans.get(..lines.len())? })
-    }
-
-    #[inline(always)]
-    fn word(&self, at: At) -> &'a Word32 {
-        &self.lines[usize::from(at.row)][1 + at.entry()]
-    }
-
-    #[inline(always)]
-    fn held(&self, at: At) -> &'a Word32 {
-        &self.lines[usize::from(at.row)][1 + ENTRIES + at.entry()]
-    }
-
-    #[inline(always)]
-    fn span(&self, at: At) -> &'a Word64 {
-        &self.spans[usize::from(at.row)][at.entry()]
-    }
-
-    /// Has [`Claims::freeze`] happened?
-    #[inline(always)]
-    pub(crate) fn is_frozen(&self) -> bool {
-        self.head[FROZEN].load(Acquire) != 0
-    }
-
-    /// How often a mark was split, to ask before a look. Acquire: the new marks of all of them are there.
-    #[inline(always)]
-    fn splits(&self) -> u32 {
-        self.head[SPLITS].load(Acquire)
-    }
-
-    /// Was one split since, as far as the trimmed marks that were seen since can tell? Behind an Acquire fence.
-    #[inline(always)]
-    fn has_split(&self, since: u32) -> bool {
-        self.head[SPLITS].load(Relaxed) != since
-    }
-
-    /// Entries that are not free.
-    #[cfg(allmend_crash)]
-    pub(crate) fn in_use(&self) -> usize {
-        let words = self.lines[..self.used()].iter().flat_map(|line| &line[1..=ENTRIES]);
-        words.filter(|word| word.load(Relaxed) != 0).count()
-    }
-
-    #[inline(always)]
-    fn used(&self) -> usize {
-        (self.head[USED].load(Relaxed) as usize).min(self.lines.len())
-    }
-}
-
-/// What only this process knows of an array's claims: which thread has which entry.
-#[derive(Debug)]
-pub(crate) struct Record {
-    /// Held by a thread that takes a row: the process's name, so that a forked child does not wait for its parent.
-    lock: Private32,
-    /// As whom the rest was written. Of another name (the parent's, after a fork) it says nothing.
-    of: Private32,
-    pid: Private32,
-    /// Whose home the first entry of our first row is, see [`Who::name`]: no other thread uses it, nor writes its slot.
-    home: Private64,
-    /// How many rows are ours,
-    count: Private32,
-    /// and which.
-    rows: [Private32; OWN_ROWS],
-    slots: [Slots; OWN_ROWS],
-}
-
-/// The entries of one of our rows, as this process knows them.
-#[derive(Debug)]
-#[cfg_attr(not(loom), repr(align(64)))]
-struct Slots {
-    /// The thread that has it, times two, plus one if exclusive; 0 if it is free.
-    tags: [Private64; MASK + 1],
-    spans: [Private64; MASK + 1],
-}
-
-impl Record {
-    pub(crate) fn new() -> Self {
-        let word = || Private32::new(0);
-        let slots = || std::array::from_fn(|_| Private64::new(0));
-        Self {
-            lock: word(),
-            of: word(),
-            pid: word(),
-            home: Private64::new(0),
-            count: word(),
-            rows: std::array::from_fn(|_| word()),
-            slots: std::array::from_fn(|_| Slots { tags: slots(), spans: slots() }),
-        }
-    }
-}
 
 /// What a claimer asks of the world around the table.
 pub(crate) trait World {
@@ -337,27 +154,6 @@ pub(crate) trait World {
 
     /// The entry of that number is about to be used for something else: what hangs on it goes.
     fn forget(&self, entry: At);
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Who {
-    pub(crate) me: Owner,
-    /// A number of this thread, not 0, below 2^34.
-    pub(crate) thread: u64,
-}
-
-impl Who {
-    /// One name for both, never 0: a record that a fork has copied names nobody here.
-    #[inline(always)]
-    fn name(self) -> u64 {
-        self.thread << OWNER_BITS.count_ones() | u64::from(self.me.bits())
-    }
-
-    #[inline(always)]
-    fn tag(self, exclusive: bool) -> u64 {
-        self.thread << 1 | u64::from(exclusive)
-    }
 }
 
 /// What is asked for.
@@ -419,17 +215,6 @@ impl Claim {
     }
 }
 
-/// A mark that lies in a claim.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Left {
-    owner: u32,
-    pub(crate) at: At,
-    /// The process that died, or whose guard a panic dropped.
-    pub(crate) pid: u32,
-    /// All of it, also what lies outside of the claim.
-    pub(crate) span: Span,
-}
-
 /// The claim is not ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refused<L> {
@@ -485,8 +270,12 @@ impl Claims<'_> {
         self.announce(&claim);
         let frozen = || exclusive && self.table.is_frozen();
         let early = broken(Mutation::FrozenBeforeTheOthers);
-        // Invariants 6 and 4.
-        if early && frozen() || !self.is_alone(&claim) || !early && frozen() || !self.is_uncut(&claim) {
+        // Invariants 6 and 9.
+        let free = match exclusive {
+            true => !(early && frozen() || self.is_biased() || !self.is_alone(&claim) || !early && frozen()),
+            false => self.is_open() || self.is_alone(&claim),
+        };
+        if !free || !self.is_uncut(&claim) {
             return otherwise(Some(claim));
         }
         if mode != Mode::Undecided {
@@ -611,6 +400,9 @@ impl Claims<'_> {
         left: &mut Vec<Left>,
     ) -> Result<(), Obstacle> {
         let exclusive = claim.is_exclusive();
+        if exclusive {
+            self.end_bias();
+        }
         let mut looks = 0;
         let mut splits;
         loop {
@@ -657,6 +449,9 @@ impl Claims<'_> {
         }
         if mode != Mode::Undecided {
             self.decide(claim);
+        }
+        if mode == Mode::Shared {
+            self.has_looked_around(who.me);
         }
         Ok(())
     }
@@ -781,13 +576,6 @@ impl Claims<'_> {
         Ok(())
     }
 
-    /// Is a mark that was seen in the claim still one, and which elements has it now?
-    fn is_still_there(&self, mark: &mut Left, claim: &Claim) -> bool {
-        mark.span = Span(self.table.span(mark.at).load(Acquire));
-        let word = self.table.word(mark.at).load(Acquire) & !CONTENDED;
-        word == mark.owner | EXCLUSIVE && mark.span.overlaps(claim.span)
-    }
-
     /// Of two that are undecided, does the other one retreat? Invariant 2.
     fn gives_way(&self, at: At, owner: Owner, claim: &Claim) -> bool {
         let (mine, theirs) = ((claim.me().bits(), claim.at().index()), (owner.bits(), at.index()));
@@ -891,279 +679,8 @@ impl Claims<'_> {
         Ok(false)
     }
 
-    /// Clears a dead process's row of all that is not a mark, if it is still theirs. Under the private lock: until the
-    /// end the row is ours, but not for our threads.
-    fn sweep<W: World>(&self, row: usize, dead: Owner, me: Owner, world: &W) -> bool {
-        let owner = &self.table.lines[row][0];
-        if broken(Mutation::TakeoverByStore) {
-            owner.store(dead.bits(), Relaxed);
-        }
-        // From exactly the dead one's name: a row that has passed on since is not touched.
-        let ours = owner.compare_exchange(dead.bits(), me.bits(), AcqRel, Relaxed).is_ok();
-        if ours {
-            for entry in 0..ENTRIES {
-                self.clear(At::new(row, entry), true, world);
-            }
-            owner.store(0, Release);
-        }
-        ours
-    }
-
-    /// Resets an entry of a row of ours that no thread of ours has: one that says nothing any more, or, in a row that was
-    /// just taken (`dead`: those who had it before are), one that is no mark.
-    fn clear<W: World>(&self, at: At, dead: bool, world: &W) {
-        let (word, held) = (self.table.word(at), self.table.held(at));
-        let mut seen = word.load(Acquire);
-        let empty = self.table.span(at).load(Acquire) == 0;
-        let is_mark = seen & EXCLUSIVE != 0 && held.load(Relaxed) != 0;
-        if seen == 0 || !(empty || dead && !is_mark) {
-            return;
-        }
-        world.forget(at);
-        held.store(0, Relaxed);
-        // Only CONTENDED can come in between, once.
-        while let Err(found) = word.compare_exchange(seen, 0, Release, Relaxed) {
-            if found & !CONTENDED != seen & !CONTENDED {
-                return;
-            }
-            seen = found;
-        }
-        if seen & CONTENDED != 0 {
-            futex::wake(word, u32::MAX);
-        }
-    }
-
-    /// A (further) row for this process; or the record is made ours, after a fork.
-    #[cold]
-    fn grow<W: World>(&self, who: Who, world: &W) -> Result<(), Refused<W::Lost>> {
-        self.locked(who.me, || self.grow_locked(who, world))
-    }
-
-    /// Rows of this process change hands under its private lock: one thread at a time.
-    fn locked<R>(&self, me: Owner, f: impl FnOnce() -> R) -> R {
-        let record = self.record;
-        loop {
-            let holder = record.lock.load(Relaxed);
-            // A holder of another name is the process that forked this one: it is not here.
-            if holder != me.bits()
-                && record.lock.compare_exchange(holder, me.bits(), Acquire, Relaxed).is_ok()
-            {
-                break;
-            }
-            spin();
-        }
-        let result = f();
-        record.lock.store(0, Release);
-        result
-    }
-
-    fn grow_locked<W: World>(&self, who: Who, world: &W) -> Result<(), Refused<W::Lost>> {
-        let (record, me) = (self.record, who.me);
-        if record.of.load(Relaxed) != me.bits() {
-            record.home.store(0, Relaxed);
-            record.count.store(0, Relaxed);
-            for tag in record.slots.iter().flat_map(|slots| &slots.tags) {
-                tag.store(0, Relaxed);
-            }
-            record.pid.store(std::process::id(), Relaxed);
-            record.of.store(me.bits(), Release);
-        }
-        let count = record.count.load(Relaxed) as usize;
-        let mine = |row: usize| (0..count).any(|own| record.rows[own].load(Relaxed) as usize == row);
-        let mut free = false;
-        for own in 0..count {
-            let row = record.rows[own].load(Relaxed) as usize;
-            for (entry, tag) in record.slots[own].tags[..ENTRIES].iter().enumerate() {
-                // Nobody else writes the slot of a thread's home.
-                let anothers = (own, entry) == (0, 0) && record.home.load(Relaxed) != who.name();
-                // Entries that were marks, and are mended.
-                if !anothers && tag.compare_exchange(0, u64::MAX, AcqRel, Relaxed).is_ok() {
-                    self.clear(At::new(row, entry), false, world);
-                    free |= self.table.word(At::new(row, entry)).load(Relaxed) == 0;
-                    tag.store(0, Release);
-                }
-            }
-        }
-        if free {
-            return Ok(());
-        }
-        if count == OWN_ROWS {
-            return Err(Refused::TooMany);
-        }
-        let row = self.take_row(me, world, mine)?;
-        record.rows[count].store(row as u32, Relaxed);
-        // Release: the row's number is there.
-        record.count.store(count as u32 + 1, Release);
-        if count == 0 {
-            record.home.store(who.name(), Release);
-        }
-        Ok(())
-    }
-
-    /// A row that has a free entry: ours from before, nobody's, a dead process's, or a new one.
-    fn take_row<W: World>(
-        &self,
-        me: Owner,
-        world: &W,
-        mine: impl Fn(usize) -> bool,
-    ) -> Result<usize, Refused<W::Lost>> {
-        let (used, lines) = (self.table.used(), self.table.lines);
-        let has_free = |row: usize| lines[row][1..=ENTRIES].iter().any(|word| word.load(Relaxed) == 0);
-        let take = |row: usize| {
-            let owner = &lines[row][0];
-            let seen = owner.load(Relaxed);
-            let ours = match seen {
-                0 => owner.compare_exchange(0, me.bits(), AcqRel, Relaxed).is_ok(),
-                _ => seen == me.bits() && !mine(row),
-            };
-            if ours {
-                for entry in 0..ENTRIES {
-                    self.clear(At::new(row, entry), true, world);
-                }
-                if has_free(row) {
-                    return true;
-                }
-                owner.store(0, Release);
-            }
-            false
-        };
-        if let Some(row) = (0..used).find(|&row| take(row)) {
-            return Ok(row);
-        }
-        for (row, line) in lines[..used].iter().enumerate() {
-            let owner = Owner::from_bits(line[0].load(Relaxed)).filter(|&owner| owner != me);
-            if let Some(owner) = owner
-                && !world.is_alive(owner).map_err(Refused::Lost)?
-                && self.sweep(row, owner, me, world)
-                && take(row)
-            {
-                return Ok(row);
-            }
-        }
-        for row in used..lines.len() {
-            // Before anything stands in the row: invariant 1 is about rows that are looked at.
-            self.raise_used(row + 1);
-            if take(row) {
-                return Ok(row);
-            }
-        }
-        Err(Refused::TooMany)
-    }
-
-    fn raise_used(&self, to: usize) {
-        let used = &self.table.head[USED];
-        let mut now = used.load(Relaxed);
-        while (now as usize) < to {
-            match used.compare_exchange(now, to as u32, AcqRel, Relaxed) {
-                Ok(_) => return,
-                Err(other) => now = other,
-            }
-        }
-    }
-
-    /// The elements of an exclusive claim are whole again: `left`, which came with it, is trimmed by them.
-    pub(crate) fn repair(&self, claim: &Claim, thread: u64, left: &[Left]) {
-        for mark in left {
-            let span = self.table.span(mark.at);
-            let mut now = span.load(Relaxed);
-            // Each failure is another claimer's cut.
-            for _ in 0..LOST_RACES {
-                let seen = self.table.word(mark.at).load(Acquire) & !CONTENDED;
-                let mut rest = Span(now);
-                if seen != mark.owner | EXCLUSIVE || !rest.overlaps(claim.span) {
-                    break;
-                }
-                let (before, behind) =
-                    (Span::new(rest.start(), claim.span.start()), Span::new(claim.span.end(), rest.end()));
-                let other = match (before != Span::EMPTY, behind != Span::EMPTY) {
-                    // In the middle: what is behind becomes a mark of its own, first. Without room for it all stays.
-                    (true, true) => match self.add_mark(claim.me(), thread, mark, behind) {
-                        Some(other) => Some(other),
-                        None => break,
-                    },
-                    _ => None,
-                };
-                if other.is_some() && !broken(Mutation::SplitCountedLate) {
-                    self.table.head[SPLITS].fetch_add(1, Release); // invariant 8
-                }
-                rest = if before != Span::EMPTY { before } else { behind };
-                let trimmed = span.compare_exchange(now, rest.0, AcqRel, Relaxed);
-                if let Some(other) = other {
-                    if broken(Mutation::SplitCountedLate) {
-                        self.table.head[SPLITS].fetch_add(1, Release);
-                    }
-                    if trimmed.is_err() {
-                        self.table.span(other.at()).store(0, Relaxed);
-                    }
-                    // Only now: until here no thread of ours has made anything else of the entry.
-                    self.slot(&other).0.store(0, Release);
-                }
-                match trimmed {
-                    Ok(_) => break,
-                    Err(found) => now = found,
-                }
-            }
-        }
-    }
-
-    /// `span` of `mark` as a mark of its own, in a row of ours. The caller gives the slot back.
-    fn add_mark(&self, me: Owner, thread: u64, mark: &Left, span: Span) -> Option<Claim> {
-        let claim = self.allocate(Who { me, thread }, Span::EMPTY, false)?;
-        self.table.span(claim.at()).store(span.0, Relaxed);
-        self.table.word(claim.at()).swap(mark.owner | EXCLUSIVE, AcqRel);
-        // Last: killed before it, no entry says that it is held by whoever has it next.
-        self.table.held(claim.at()).store(mark.pid, Release);
-        Some(claim)
-    }
-
     /// No exclusive claim is granted after this store. The caller holds a shared claim on all elements.
     pub(crate) fn freeze(&self) {
         self.table.head[FROZEN].store(1, Release);
-    }
-}
-
-/// One wait for a claim.
-struct Wait {
-    timeout: Option<Duration>,
-    deadline: Option<Instant>,
-    next_sleep: Duration,
-    has_slept: bool,
-    lost_races: u32,
-}
-
-impl Wait {
-    fn new(timeout: Option<Duration>) -> Self {
-        Self {
-            timeout,
-            deadline: timeout.and_then(|timeout| futex::now().checked_add(timeout)),
-            next_sleep: FIRST_SLEEP,
-            has_slept: false,
-            lost_races: 0,
-        }
-    }
-
-    fn is_try(&self) -> bool {
-        self.timeout == Some(Duration::ZERO)
-    }
-
-    /// How long the next sleep may be; `None` if the time is over.
-    fn bound(&self) -> Option<Duration> {
-        let Some(deadline) = self.deadline else { return Some(self.next_sleep) };
-        let left = deadline.saturating_duration_since(futex::now());
-        (!left.is_zero()).then_some(left.min(self.next_sleep))
-    }
-
-    fn slept(&mut self) {
-        self.has_slept = true;
-        self.next_sleep = (self.next_sleep * 2).min(LONGEST_SLEEP);
-    }
-
-    /// What was in the way has changed under us. That is somebody's progress, but not ours.
-    fn lost_race<L>(&mut self, owner: Owner) -> Result<(), Refused<L>> {
-        self.lost_races += 1;
-        if self.lost_races > LOST_RACES && self.deadline.is_some_and(|deadline| deadline <= futex::now()) {
-            return Err(Refused::Timeout { owner });
-        }
-        Ok(())
     }
 }
