@@ -637,8 +637,8 @@ pub enum PoolError {
     /// The program that was started as a worker does not contain this crate's hook, or ran its `main` instead.
     #[error("{} did not become a worker: it lacks this crate's constructor, or is another build", .0.display())]
     NotAWorkerImage(PathBuf),
-    /// Workers die before they are ready.
-    #[error("workers die before they are ready: {0}")]
+    /// Its workers die before they are ready, or something else keeps it from work. In words.
+    #[error("the pool does not work: {0}")]
     Broken(String),
     /// No shared memory for it.
     #[error(transparent)]

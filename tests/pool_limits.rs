@@ -72,7 +72,9 @@ fn main() {
         ("a_task_that_becomes_another_program", a_task_that_becomes_another_program),
         ("a_task_that_closes_descriptors", a_task_that_closes_descriptors),
         ("the_whole_program_is_stopped_at_the_start", the_whole_program_is_stopped_at_the_start),
+        ("workers_that_are_killed_after_their_work", workers_that_are_killed_after_their_work),
         ("workers_that_die_at_once", workers_that_die_at_once),
+        ("workers_that_cannot_start_any_more", workers_that_cannot_start_any_more),
         ("many_unread_results_with_handles", many_unread_results_with_handles),
         ("overwritten_results_and_arguments", overwritten_results_and_arguments),
         ("overwritten_ring", overwritten_ring),
@@ -1271,36 +1273,88 @@ fn the_whole_program_is_stopped_at_the_start() {
     reap_all();
 }
 
-/// They are replaced later and later, and tasks do not wait for ever.
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL); // an error: it is gone already
+}
+
+/// What a pool's workers can do is not forgotten when they are killed.
+fn workers_that_are_killed_after_their_work() {
+    for workers in [1, 3] {
+        let pool = Pool::new(workers).unwrap();
+        for round in 0..40 {
+            stage(&format!("{workers} workers, round {round}"));
+            for n in 0..20 {
+                assert_eq!(pool.submit(double, n).result(), Ok(2 * n));
+            }
+            for pid in pool.workers() {
+                kill(pid);
+                until(|| !pool.workers().contains(&pid));
+            }
+        }
+        works(&pool);
+    }
+    nothing_left(0);
+}
+
+/// They are replaced later and later. A task comes when it comes, and finds the next one.
 fn workers_that_die_at_once() {
     let pool = Pool::new(1).unwrap();
-    let kill = || {
-        let mut victims = pool.workers();
-        if let Some(pid) = victims.pop().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            until(|| !pool.workers().contains(&(pid.as_raw_nonzero().get() as u32)));
-            return 1;
-        }
-        0
-    };
-    // A task that comes when the next one is due is lucky.
-    let why = loop {
-        stage("killed as soon as they are seen");
-        let mut killed = 0;
-        while killed < 9 {
-            killed += kill();
+    for round in 0..3 {
+        stage(&format!("killed as soon as they are seen, {round}"));
+        for _ in 0..9 {
+            until(|| !pool.workers().is_empty());
+            let pid = pool.workers()[0];
+            kill(pid);
+            until(|| !pool.workers().contains(&pid));
         }
         stage("a task");
-        match pool.submit(double, 1).result() {
-            Ok(2) => {}
-            Err(TaskError::Pool(PoolError::Broken(why))) => break why,
-            other => panic!("{other:?}"),
-        }
+        assert_eq!(pool.submit(double, 1).result(), Ok(2));
+        works(&pool);
+    }
+    drop(pool);
+    nothing_left(0);
+}
+
+/// Tasks do not wait for ever, and the machine is not busy with starts.
+fn workers_that_cannot_start_any_more() {
+    let folder = Folder::new();
+    let own = std::env::current_exe().unwrap();
+    let good = format!("#!/bin/sh\nexec '{}'\n", own.display());
+    let log = folder.0.join("log");
+    let bad = format!("#!/bin/sh\necho >> '{}'\nkill -9 $$\n", log.display());
+    let program = folder.program("worker", good.as_bytes(), 0o755);
+    let replace = |by: &str| {
+        let new = folder.program("new", by.as_bytes(), 0o755);
+        std::fs::rename(new, &program).unwrap();
     };
-    assert!(why.contains("signal 9"), "{why}");
-    stage("it recovers");
-    until(|| pool.submit(double, 1).result() == Ok(2));
+    let pool = Pool::builder().workers(2).worker_exe(&program).build().unwrap();
     works(&pool);
+    for round in 0..2 {
+        stage(&format!("they are killed, and no others start, {round}"));
+        replace(&bad);
+        let dead: Vec<_> = (0..2).map(|_| pool.submit(kill_self, ())).collect();
+        let queued: Vec<_> = (0..10).map(|n| pool.submit(double, n)).collect();
+        for future in dead {
+            let died = future.result();
+            assert!(matches!(died, Err(TaskError::Died { signal: Some(9), .. })), "{died:?}");
+        }
+        for future in queued {
+            match future.result() {
+                Err(TaskError::Pool(PoolError::Broken(why))) => {
+                    assert!(why.contains("before they are ready: signal 9"), "{why}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let starts = std::fs::read(&log).unwrap().len();
+        assert!((4..=60).contains(&starts), "{starts} starts");
+        std::fs::remove_file(&log).unwrap();
+        stage("others start");
+        replace(&good);
+        until(|| pool.workers().len() == 2);
+        works(&pool);
+    }
     drop(pool);
     nothing_left(0);
 }

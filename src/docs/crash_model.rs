@@ -172,8 +172,10 @@
 //! | after DONE, before the wake | DONE, somebody asleep | wakes |
 //!
 //! A worker that becomes another program (`exec`) has died as a worker: the kernel lets go of its owner id, the supervisor
-//! asks for that, and ends the program. A worker that dies idle, right after it was ready, is replaced later each time
-//! (10 ms to 1 s). When no worker comes at all, queued and new tasks fail after some seconds, until one does.
+//! asks for that, and ends the program. A worker that had run something, or had been ready for a second, is replaced at
+//! once, any other one later each time (10 ms to 1 s). When for two seconds no worker becomes ready, and none is, queued
+//! tasks fail with [`Broken`](crate::PoolError::Broken), and new ones at once, until one is ready. The same happens when
+//! for ten seconds each worker dies before it takes one of the tasks that wait.
 //!
 //! A task runs at most once. An item that died is reported, never run again by itself: whether that is right, only its
 //! author knows.

@@ -259,6 +259,18 @@ struct Desk {
     end: Option<TaskError>,
     /// Why nothing is taken at the moment: no worker comes.
     hopeless: Option<TaskError>,
+    /// Of each worker: has something that it finished been collected?
+    worked: Vec<bool>,
+}
+
+/// What a worker that died has left.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Toll {
+    /// It had run something.
+    pub(crate) worked: bool,
+    /// There were tasks that nobody had taken.
+    pub(crate) waiting: bool,
 }
 
 impl Desk {
@@ -342,6 +354,7 @@ impl Parent {
                 serials: 0..0,
                 end: None,
                 hopeless: None,
+                worked: vec![false; workers],
             }),
             detached: Private32::new(0),
             closed: Private32::new(0),
@@ -482,8 +495,13 @@ impl Parent {
         let kept = {
             let mut outcome = job.outcome();
             self.read_results(&ring, &job, &mut outcome);
-            if let Some(e) = desk.refusal() {
-                outcome.results.end = Some(Box::new(e.clone()));
+            match desk.refusal() {
+                Some(e) => outcome.results.end = Some(Box::new(e.clone())),
+                None => {
+                    if let Some(worked) = desk.worked.get_mut(ring.state(slot).worker()) {
+                        *worked = true;
+                    }
+                }
             }
             std::mem::take(&mut outcome.kept)
         };
@@ -609,12 +627,14 @@ impl Parent {
     // --- for the supervisor ---
 
     /// Settles what a dead worker ran: the item at fault fails, what is behind it is queued again. The worker was
-    /// reaped: it writes no more. Was there something?
-    pub(crate) fn bury(&self, worker: u32, death: impl Fn(String) -> TaskError) -> bool {
+    /// reaped: it writes no more.
+    pub(crate) fn bury(&self, worker: u32, death: impl Fn(String) -> TaskError) -> Toll {
         let ring = self.ring();
         let mut desk = self.desk();
+        let is_waiting = |slot: usize| desk.jobs[slot].is_some() && ring.state(slot).is_ready();
+        let waiting = (0..self.shape.slots).any(is_waiting);
         let slots: Vec<usize> = ring.running_in(worker).collect();
-        let any = !slots.is_empty();
+        let ran = !slots.is_empty();
         for slot in slots {
             let Some(job) = desk.jobs[slot].clone() else { continue };
             let mut progress = ring.progress(slot, job.lap);
@@ -645,9 +665,11 @@ impl Parent {
             // `false` means that the state was overwritten meanwhile: the waiter finds out.
             let _ = ring.finish(slot, worker);
         }
+        self.collect_done(&mut desk); // or the next worker of that index would be thought to have done it
+        let worked = std::mem::take(&mut desk.worked[worker as usize]) || ran;
         drop(desk);
         ring.pay_wakes_of(worker);
-        any
+        Toll { worked, waiting }
     }
 
     /// No worker comes, and none is there: what is queued fails with `e`, and what is submitted, until one is ready.

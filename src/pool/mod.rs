@@ -16,6 +16,7 @@
 //! | `guests` | segments besides the pool's own, in a worker | `wire` |
 //! | `worker` | the life of a worker process | all above |
 //! | `desk` | the parent's side of the slots, and private records of tasks | all above |
+//! | `patience` | when to start the next worker, and when not to wait for one | nothing |
 //! | `supervisor` | starts, hears and replaces workers; settles what the dead left | all above |
 //! | `future` | results, one or a row of them | `desk` |
 //! | `face` | `Pool` and its builder | all |
@@ -39,6 +40,8 @@ mod face;
 mod future;
 #[cfg(not(loom))]
 mod guests;
+#[cfg(not(loom))]
+mod patience;
 #[cfg(not(loom))]
 mod supervisor;
 #[cfg(not(loom))]

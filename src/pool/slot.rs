@@ -152,7 +152,7 @@ impl State {
         self.0 & KIND == RUNNING
     }
     #[cfg(not(loom))]
-    fn worker(self) -> usize {
+    pub(crate) fn worker(self) -> usize {
         ((self.0 & WORKER) >> WORKER_SHIFT) as usize
     }
     fn owes_wake_of(self, worker: u32) -> bool {

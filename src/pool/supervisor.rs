@@ -13,11 +13,10 @@
 //! **A death, in this order**: reap (the worker writes no more); hear what it had said (it may have been ready, and have
 //! claimed, before we knew); hand its locks on; settle its task; clear what it held in the segment; start another.
 //!
-//! **Who dies before Ready**, or right after it without a task, is counted, and replaced later each time. At the start,
-//! [`PATIENCE`] of them in a row are the end. Later, after [`LATER_PATIENCE`] in a row with no other worker there, the
-//! tasks that are queued fail, and so do new ones at once, instead of waiting for workers that do not come; the pool goes
-//! on trying, and takes tasks again as soon as one is ready. A program that is not ours (it exits or closes the channel
-//! without Here, or says nothing for [`HANDSHAKE`]) is found out in the first start.
+//! **Who dies before Ready**, or right after it without a task, is replaced later each time. If no worker comes for too
+//! long (`patience`), a pool that starts is none, and later the tasks that are queued fail, and so do new ones at once,
+//! instead of waiting; the pool goes on trying, and takes tasks again as soon as a worker is ready. A program that is not
+//! ours (it exits or closes the channel without Here, or says nothing for [`HANDSHAKE`]) is found out in the first start.
 //!
 //! **A worker that is none any more.** A task may replace its process by another program (`exec`). That program keeps the
 //! pid, so its pidfd says nothing; but the kernel has let go of the owner id, as at a death, and closed the channel. Where
@@ -29,6 +28,7 @@
 
 use super::{
     desk::Parent,
+    patience::{Life, Patience, Verdict},
     wire::{self, Answer, Hello, MAGIC, MAX_MESSAGE, Welcome},
     worker::{self, EXIT_DAMAGED, EXIT_LEFT, MARKER, Marker},
 };
@@ -57,11 +57,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const ATTACH: Duration = Duration::from_secs(30);
 /// Between the end of a starting worker's channel and its own.
 const GRACE: Duration = Duration::from_secs(1);
-/// So many deaths before Ready, in a row, are too many at the start.
-const PATIENCE: u32 = 5;
-/// So many, in a row, when nobody else is there: about 2 seconds. What is short for a moment (descriptors, processes) is
-/// not yet a reason for errors.
-const LATER_PATIENCE: u32 = 8;
 /// A worker that lived this long after it was ready is none that dies at once.
 const SETTLED: Duration = Duration::from_secs(1);
 /// How often the owner of a channel that hung up is asked for, during the first [`GRACE`].
@@ -110,7 +105,7 @@ pub(crate) fn start(parent: Arc<Parent>, plan: Plan) -> Result<JoinHandle<()>, P
             plan,
             exe,
             name,
-            failures: vec![0; seats.len()],
+            patience: Patience::new(seats.len()),
             seats,
             awake: Awake { ran: Duration::ZERO, looked: Instant::now() },
             farewell: None,
@@ -201,8 +196,7 @@ struct Supervisor {
     exe: CString,
     name: CString,
     seats: Vec<Seat>,
-    /// Of each seat: how many in a row did no work.
-    failures: Vec<u32>,
+    patience: Patience,
     awake: Awake,
     /// When the pool was closed, in awake time.
     farewell: Option<Duration>,
@@ -274,7 +268,9 @@ impl Supervisor {
             match self.spawn(index) {
                 Ok(worker) => self.seats[index] = Seat::Taken(worker),
                 Err(e) if starting => return Err(e.into()),
-                Err(e) => self.failed(index, starting, || PoolError::Broken(e.to_string()))?,
+                Err(e) => self.take_note(index, Life::Unready, starting, || {
+                    PoolError::Broken(format!("no worker can be started: {e}"))
+                })?,
             }
         }
         Ok(())
@@ -337,12 +333,12 @@ impl Supervisor {
     /// Those that did not become workers in time are killed; their end is heard as any other.
     fn check_times(&mut self) -> Result<(), Fatal> {
         let now = self.awake.now();
-        for (seat, failures) in self.seats.iter_mut().zip(&mut self.failures) {
+        for (index, seat) in self.seats.iter_mut().enumerate() {
             let Seat::Taken(worker) = seat else { continue };
             let age = now - worker.since;
             if worker.owner.is_some() {
                 if age > SETTLED {
-                    *failures = 0;
+                    self.patience.settled(index);
                 }
                 continue;
             }
@@ -425,7 +421,10 @@ impl Supervisor {
                     }
                 }
                 Seat::Empty { .. } if self.farewell.is_some() => {}
-                Seat::Empty { again } => timeout = timeout.min(again.saturating_duration_since(now)),
+                // Not longer than a tick, as the time without workers is measured.
+                Seat::Empty { again } => {
+                    timeout = timeout.min(TICK).min(again.saturating_duration_since(now));
+                }
             }
         }
         let ready = process::poll(&fds, Some(timeout))?;
@@ -435,20 +434,25 @@ impl Supervisor {
             self.parent.bell.silence()?;
         }
         for ((index, ended), _) in whose.into_iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
-            let Seat::Taken(worker) = &mut self.seats[index] else { continue };
             if !ended {
-                let starts = worker.owner.is_none();
-                worker.hear(now);
-                if starts && worker.owner.is_some() {
-                    worker.since = now;
-                    self.note(index);
-                }
-                self.answer(index);
+                self.hear(index, now);
             } else if let Err(e) = self.ended(index, starting)? {
                 return Ok(Err(e));
             }
         }
         Ok(Ok(()))
+    }
+
+    /// What a worker has said.
+    fn hear(&mut self, index: usize, now: Duration) {
+        let Seat::Taken(worker) = &mut self.seats[index] else { return };
+        if worker.hear(now) {
+            let pid = worker.child.pid();
+            self.set_pid(index, Some(pid));
+            self.patience.ready();
+            self.parent.set_hopeless(None);
+        }
+        self.answer(index);
     }
 
     /// Gives a worker the segments that it asked for. One that hears nothing asks again.
@@ -467,13 +471,6 @@ impl Supervisor {
                 let _ = channel::send(worker.channel.as_fd(), &bytes, &fds);
             }
         }
-    }
-
-    /// Keeps what others want to know of a worker.
-    fn note(&mut self, index: usize) {
-        let Seat::Taken(worker) = &self.seats[index] else { return };
-        self.set_pid(index, Some(worker.child.pid()));
-        self.parent.set_hopeless(None);
     }
 
     fn set_pid(&self, index: usize, pid: Option<u32>) {
@@ -502,7 +499,7 @@ impl Supervisor {
             Exit::Unknown => (None, None),
         };
         let replaced = worker.replaced;
-        let buried = self.parent.bury(index as u32, |mut message| {
+        let toll = self.parent.bury(index as u32, |mut message| {
             if replaced && message.is_empty() {
                 message = "it had replaced its process by another program, which was ended".into();
             }
@@ -515,11 +512,13 @@ impl Supervisor {
         if exit == Exit::Code(EXIT_DAMAGED) {
             return Ok(Err(overwritten()));
         }
-        let worked = buried || exit == Exit::Code(EXIT_LEFT) || now - worker.since > SETTLED;
-        if worker.owner.is_some() && worked {
-            self.failures[index] = 0;
-            return Ok(Ok(()));
-        }
+        let life = if worker.owner.is_none() {
+            Life::Unready
+        } else if toll.worked || exit == Exit::Code(EXIT_LEFT) || now - worker.since > SETTLED {
+            Life::Useful
+        } else {
+            Life::Idle { tasks: toll.waiting }
+        };
         let stranger = match &worker.refused {
             Some((_, other_build)) => *other_build,
             None => !worker.here && (worker.expired || matches!(exit, Exit::Code(_))),
@@ -528,33 +527,40 @@ impl Supervisor {
             return Ok(Err(PoolError::NotAWorkerImage(self.plan.program())));
         }
         let program = self.plan.program();
-        Ok(self.failed(index, starting, || match (worker.refused, exit) {
-            _ if stranger => PoolError::NotAWorkerImage(program),
-            (Some((why, _)), _) => PoolError::Broken(why),
-            (None, Exit::Code(code)) => PoolError::Broken(format!("exit code {code}")),
-            (None, Exit::Signal(signal)) => PoolError::Broken(format!("signal {signal}")),
-            (None, Exit::Unknown) => PoolError::Broken("cause unknown".into()),
+        Ok(self.take_note(index, life, starting, || {
+            let how = match (worker.refused, exit) {
+                _ if stranger => return PoolError::NotAWorkerImage(program),
+                (Some((why, _)), _) => why,
+                (None, Exit::Code(code)) => format!("exit code {code}"),
+                (None, Exit::Signal(signal)) => format!("signal {signal}"),
+                (None, Exit::Unknown) => "cause unknown".into(),
+            };
+            let before = if life == Life::Unready { "are ready" } else { "take a task" };
+            PoolError::Broken(format!("workers die before they {before}: {how}"))
         }))
     }
 
-    fn anyone_ready(&self) -> bool {
-        self.seats.iter().any(|seat| matches!(seat, Seat::Taken(worker) if worker.owner.is_some()))
-    }
-
-    /// No work came of it: try again later; if that has gone on for too long, nobody waits for it any more.
-    fn failed(&mut self, index: usize, starting: bool, why: impl FnOnce() -> PoolError) -> Result<(), Fatal> {
-        let before = self.failures[index];
-        self.failures[index] = before.saturating_add(1);
-        let wait = Duration::from_millis(10 << before.min(7)).min(Duration::from_secs(1));
-        self.seats[index] = Seat::Empty { again: Instant::now() + wait };
-        match starting {
-            true if before + 1 >= PATIENCE => Err(why()),
-            false if before + 1 >= LATER_PATIENCE && !self.anyone_ready() => {
-                self.parent.set_hopeless(Some(&TaskError::Pool(why())));
-                Ok(())
-            }
-            _ => Ok(()),
+    /// A worker's life is over: when is the next one started, and is there hope?
+    fn take_note(
+        &mut self,
+        index: usize,
+        life: Life,
+        starting: bool,
+        why: impl FnOnce() -> PoolError,
+    ) -> Result<(), Fatal> {
+        let now = self.awake.now();
+        for other in 0..self.seats.len() {
+            self.hear(other, now); // one may have become ready just now
         }
+        let others = self.seats.iter().any(|seat| matches!(seat, Seat::Taken(w) if w.owner.is_some()));
+        let Verdict { wait, give_up } = self.patience.ended(index, life, others, starting, now);
+        self.seats[index] = Seat::Empty { again: Instant::now() + wait };
+        match give_up {
+            true if starting => return Err(why()),
+            true => self.parent.set_hopeless(Some(&TaskError::Pool(why()))),
+            false => {}
+        }
+        Ok(())
     }
 
     /// Kills and reaps everybody.
@@ -581,8 +587,18 @@ impl Worker {
         self.owner.is_some() && self.silent.is_some_and(|since| now - since <= GRACE)
     }
 
-    /// All that it has said until `now`.
-    fn hear(&mut self, now: Duration) {
+    /// All that it has said until `now`. Has it become ready with that?
+    fn hear(&mut self, now: Duration) -> bool {
+        let was_ready = self.owner.is_some();
+        self.listen(now);
+        let is_new = !was_ready && self.owner.is_some();
+        if is_new {
+            self.since = now;
+        }
+        is_new
+    }
+
+    fn listen(&mut self, now: Duration) {
         let mut buffer = [0; MAX_MESSAGE];
         loop {
             match channel::receive(self.channel.as_fd(), &mut buffer, 0, Some(Duration::ZERO)) {
