@@ -17,7 +17,7 @@
 //! | FREE | 0 | |
 //! | PENDING | owner | being made, or (runs) being taken apart |
 //! | LIVE | 0 | an object: see `keep` for how long |
-//! | LIVE | offset | PART: belongs to the object at that offset, and goes with it: see `parts` |
+//! | LIVE | number | PART: belongs to an object, and goes with it: see `tie` |
 //! | DYING | owner | its owner believes that nobody keeps it, and looks once more |
 //!
 //! ```text
@@ -43,6 +43,7 @@
 //! Orderings: a claim is AcqRel (pairs with the Release that freed); publishing (SLAB, RUN, LIVE) is Release and pairs
 //! with the Acquire of whoever reads the word before it touches what the word describes.
 
+pub(crate) use super::state::State;
 use super::{
     bytes::Bytes,
     layout::{EXTENT, Geometry, header},
@@ -103,42 +104,6 @@ impl Extent {
             2 if rest < CLASSES as u64 => Some(Extent::Slab(rest as u8)),
             3 if rest > 0 => Some(Extent::Run(rest)),
             4 => Some(Extent::Tail(rest)),
-            _ => None,
-        }
-    }
-}
-
-/// What a block's state word says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum State {
-    Free,
-    Pending(Owner),
-    Live,
-    /// Belongs to the object at that offset, which is never 0.
-    Part(u64),
-    Dying(Owner),
-}
-
-impl State {
-    pub(crate) fn encode(self) -> u64 {
-        match self {
-            State::Free => 0,
-            State::Pending(owner) => 1 | u64::from(owner.bits()) << 2,
-            State::Live => 2,
-            State::Part(parent) => 2 | parent << 2,
-            State::Dying(owner) => 3 | u64::from(owner.bits()) << 2,
-        }
-    }
-
-    /// `None` for a word that we never write.
-    pub(crate) fn decode(word: u64) -> Option<Self> {
-        let owner = || u32::try_from(word >> 2).ok().and_then(Owner::from_bits);
-        match (word & 3, word >> 2) {
-            (0, 0) => Some(State::Free),
-            (1, _) => owner().map(State::Pending),
-            (2, 0) => Some(State::Live),
-            (2, parent) => Some(State::Part(parent)),
-            (3, _) => owner().map(State::Dying),
             _ => None,
         }
     }

@@ -421,6 +421,7 @@ impl<'a> Keep<'a> {
             Some(State::Pending(owner)) if dead(owner) => {
                 self.settle(block, State::Pending(owner));
             }
+            Some(State::Part(_)) => self.reclaim(block),
             Some(State::Dying(owner)) if dead(owner) => {
                 let _ = word.compare_exchange(seen, State::Live.encode(), AcqRel, Relaxed);
                 self.free_if_unkept(None, block);

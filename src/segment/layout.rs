@@ -24,7 +24,7 @@ use crate::{error::CreateError, os::memory};
 /// First word of a segment.
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"allmend\x1a");
 /// Changes with every change of this layout.
-pub(crate) const VERSION: u64 = 3;
+pub(crate) const VERSION: u64 = 4;
 
 /// Unit of growth: memory is found and accounted for in extents of this many bytes.
 pub(crate) const EXTENT: u64 = 1 << 20;
@@ -46,7 +46,7 @@ pub(crate) mod header {
     pub(crate) const MAX_PROCESSES: u64 = 40;
     /// Of a named segment: 1 if it stays when the last process leaves.
     pub(crate) const PERSIST: u64 = 48;
-    /// The next object's generation.
+    /// The next object's generation, or number of a tie between an object and a part.
     pub(crate) const GENERATION: u64 = 64;
     /// Where the next attacher begins to look for a slot.
     pub(crate) const SLOT_HINT: u64 = 128;

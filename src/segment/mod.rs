@@ -10,11 +10,14 @@
 //! extents        memory and blocks                   parts    further blocks of an object
 //! keep           how long an object lives            census   a list of named segments, and a sweep
 //! named          segments with a name in /dev/shm    names    names as words: the protocol
-//! directory      names of objects in a segment
+//! directory      names of objects in a segment           state    what a block's state word says
+//! tie            an object and its part: the protocol
 //! ```
 
 mod names;
 pub(crate) mod owner;
+mod state;
+mod tie;
 pub(crate) mod words;
 
 #[cfg(not(loom))]

@@ -8,38 +8,27 @@
 //! ```
 //!
 //! A part is a block with a record (its holder words stay unused: a late look through a stale handle may write there),
-//! whose state is PART(object); the record says which object and which word of its table.
+//! whose state is PART; the record says which object and which word of its table. How the two come together and part, and
+//! what becomes of them when a process dies in between, is in `tie`.
 //!
-//! ```text
-//! attach:  FREE -> PENDING(me), record, contents; table word := part; state := PART(object)
-//! detach:  PART(object) -> PENDING(me); table word := 0; FREE
-//! ```
+//! A table word names a block whose memory is committed, and committed memory stays: who reads through an old word reads
+//! bytes of something else, never a fault.
 //!
-//! Invariants
-//! 1. A table word changes only under whatever excludes the object's other writers; it names a block whose memory is
-//!    committed, and committed memory stays: who reads through an old word reads bytes of something else, never a fault.
-//! 2. PART(o) says that `o` is LIVE (or DYING, or PENDING of who takes it apart) and that its table names the block.
-//! 3. A part is freed only by who moved its state to PENDING(itself), which is one compare-exchange.
-//!
-//! Killed here? In `attach` before the table word: PENDING of a dead owner that nobody names: freed. After it: PENDING of
-//! a dead owner that its object names: `settle` makes it a PART. In `detach` the same two cases, the other way round:
-//! until the table word is 0 the part is still there. While an object is taken apart: it is PENDING of a dead owner, and
-//! who clears it frees the parts that say PART(it) before it frees the object; each step is idempotent.
-//!
-//! `settle` (S) against the end of the object (E): S makes the block PART(o), fence, looks at `o` again; E makes `o`
-//! PENDING, fence, looks at each part's state. The fences are SeqCst, so S sees the end or E sees the part; either
-//! frees it, by compare-exchange. Orderings: the table word is Release and pairs with the Acquire of who looks it up; the
-//! rest as in `extents`.
+//! Killed here? While an object is taken apart: it is PENDING of a dead owner, and who clears it frees the parts whose
+//! records name it before it frees the object; each step is idempotent. The rest is told in `tie`.
 
 use super::{
     Object, Segment,
     extents::{Block, State},
     keep::Keep,
+    layout::header,
+    names,
     object::Known,
     record,
+    tie::{self, Card, Kin, Settled},
 };
 use crate::{
-    atomic::{self, AcqRel, Acquire, Relaxed, Release, Rule, SeqCst, Word64, fence},
+    atomic::{self, Acquire, Relaxed, Rule, Word64},
     error::CreateError,
 };
 
@@ -79,43 +68,41 @@ impl<'a> Keep<'a> {
             .then(|| self.extents.bytes.words64(block.at + end - parts * 8, parts as usize))
     }
 
-    /// The object that a block's record speaks of, if that is there and its table names the block.
-    fn parent(&self, block: &Block) -> Option<Block> {
-        let parent = self.extents.locate(self.record(block, record::SHAPE).load(Relaxed))?;
-        let state = State::decode(self.extents.state(&parent).load(Acquire));
-        if !matches!(state, Some(State::Live | State::Dying(_))) {
-            return None;
+    fn card_of(&self, block: &Block) -> Card<'a> {
+        Card {
+            state: self.extents.state(block),
+            generation: self.record(block, record::GENERATION),
+            object: self.record(block, record::SHAPE),
+            life: self.record(block, record::REASONS),
+            index: self.record(block, record::NAME),
         }
-        let index = usize::try_from(self.record(block, record::NAME).load(Relaxed)).ok()?;
-        // Acquire: pairs with the Release of a detach.
-        let word = self.table(&parent)?.get(index)?.load(Acquire);
-        (word != 0 && Part::decode(word).at == block.at).then_some(parent)
     }
 
     /// What a dead process left PENDING (`from` says whose): a part that is named stays, and anything else is freed.
     pub(super) fn settle(&self, block: &Block, from: State) {
-        if !atomic::broken(Rule::AskForTheParent)
-            && let Some(parent) = self.parent(block)
-        {
-            let (word, part) = (self.extents.state(block), State::Part(parent.at));
-            if word.compare_exchange(from.encode(), part.encode(), AcqRel, Relaxed).is_err() {
-                return; // who has the object has moved on
+        let settled = match atomic::broken(Rule::AskForTheParent) {
+            true => Settled::Unnamed,
+            false => tie::settle(self, block.at, self.card_of(block), from, self.me),
+        };
+        match settled {
+            Settled::Stays => {}
+            Settled::Mine => self.free_mine(block),
+            Settled::Unnamed => {
+                self.free_parts(block);
+                self.extents.free(None, block, from, self.me);
             }
-            fence(SeqCst);
-            if self.parent(block) != Some(parent) {
-                self.free_part(block, parent.at);
-            }
-            return;
         }
-        self.free_parts(block);
-        self.extents.free(None, block, from, self.me);
     }
 
-    fn free_part(&self, block: &Block, parent: u64) {
-        let (word, mine) = (self.extents.state(block), State::Pending(self.me));
-        if word.compare_exchange(State::Part(parent).encode(), mine.encode(), AcqRel, Relaxed).is_ok() {
-            self.extents.free(None, block, mine, self.me);
+    /// A part whose object is gone is freed.
+    pub(super) fn reclaim(&self, block: &Block) {
+        if tie::reclaim(self, self.card_of(block), self.me) {
+            self.free_mine(block);
         }
+    }
+
+    fn free_mine(&self, block: &Block) {
+        self.extents.free(None, block, State::Pending(self.me), self.me);
     }
 
     /// Has the object in `block` room for parts?
@@ -125,13 +112,14 @@ impl<'a> Keep<'a> {
 
     /// Frees what belongs to the object in `block`, which is PENDING: nobody begins to hold it any more.
     pub(super) fn free_parts(&self, block: &Block) {
-        fence(SeqCst);
+        tie::before_taking();
         for word in self.table(block).unwrap_or_default() {
             let word = word.load(Acquire);
             if word != 0
                 && let Some(part) = self.extents.locate(Part::decode(word).at)
+                && tie::take(self.card_of(&part), block.at, self.me)
             {
-                self.free_part(&part, block.at);
+                self.free_mine(&part);
             }
         }
     }
@@ -152,7 +140,7 @@ impl<'a> Keep<'a> {
                 && self.record(&found, record::NAME).load(Relaxed) == index as u64
                 && part.bytes + self.extents.geometry.record_bytes() <= found.bytes;
             match state {
-                Some(State::Part(parent)) if parent == block.at && knows => parts += 1,
+                Some(State::Part(_)) if knows => parts += 1,
                 Some(State::Pending(_)) => {}
                 _ => return Err(part.at),
             }
@@ -161,12 +149,32 @@ impl<'a> Keep<'a> {
     }
 
     /// Does a PART belong to an object whose table names it? `None`: that object is just being taken apart.
-    pub(super) fn is_part_of(&self, block: &Block, parent: u64) -> Option<bool> {
-        let Some(found) = self.extents.locate(parent) else { return Some(false) };
+    pub(super) fn is_part(&self, block: &Block) -> Option<bool> {
+        let card = self.card_of(block);
+        let Some(found) = self.extents.locate(card.object.load(Relaxed)) else { return Some(false) };
         match State::decode(self.extents.state(&found).load(Acquire)) {
             Some(State::Pending(_)) => None,
-            _ => Some(self.parent(block) == Some(found)),
+            _ => Some(tie::is_named(self, block.at, card)),
         }
+    }
+}
+
+impl Kin for Keep<'_> {
+    fn card(&self, at: u64) -> Option<Card<'_>> {
+        Some(self.card_of(&self.extents.locate(at)?))
+    }
+
+    fn table_word(&self, object: u64, index: u64) -> Option<&Word64> {
+        self.table(&self.extents.locate(object)?)?.get(usize::try_from(index).ok()?)
+    }
+
+    fn named_by(&self, word: u64) -> u64 {
+        Part::decode(word).at
+    }
+
+    fn count(&self) -> u64 {
+        // Relaxed: unique is enough. The same counter as that of objects' generations.
+        self.extents.bytes.w64(header::GENERATION).fetch_add(1, Relaxed)
     }
 }
 
@@ -176,8 +184,13 @@ impl Segment {
         let (part, extents) = (Part::decode(word), self.extents());
         let Some(block) = extents.locate(part.at) else { return false };
         // Acquire: the block is what its extent says.
-        let state = State::decode(extents.state(&block).load(Acquire));
-        is_part_of(state, parent) && part.bytes + self.geometry().record_bytes() <= block.bytes
+        let is_part = match State::decode(extents.state(&block).load(Acquire)) {
+            Some(State::Part(_)) => self.bytes().w64(block.at + record::SHAPE * 8).load(Relaxed) == parent,
+            // Its process is at it, or died there.
+            Some(State::Pending(_)) => true,
+            _ => false,
+        };
+        is_part && part.bytes + self.geometry().record_bytes() <= block.bytes
     }
 
     pub(super) fn part_words(&self, word: u64) -> &[Word64] {
@@ -186,16 +199,6 @@ impl Segment {
     }
 }
 
-/// Can a block of that state be a part that `parent` names, for who reads? PENDING: its process is at it, or died there.
-fn is_part_of(state: Option<State>, parent: u64) -> bool {
-    match state {
-        Some(State::Part(of)) => of == parent,
-        Some(State::Pending(_)) => true,
-        _ => false,
-    }
-}
-
-#[allow(dead_code, reason = "each container as it needs")]
 impl Object {
     /// Attaches a part of `bytes` bytes, rounded up to lines of 64. Its words are zero, and `init` may change that before
     /// anybody else sees them. The caller excludes the object's other writers, and sees to it that the place is empty.
@@ -220,19 +223,16 @@ impl Object {
             return Err(CreateError::Full { bytes });
         };
         let set = |at, value| keep.record(&block, at).store(value, Relaxed);
-        set(record::GENERATION, 0); // no handle has it
+        names::begin_life(keep.record(&block, record::GENERATION), 0); // no handle has it
         set(record::KIND, 0);
         set(record::SHAPE, self.place().at);
         set(record::NAME, index as u64);
         set(record::WORDS, 0);
-        set(record::REASONS, 0);
+        set(record::REASONS, self.place().generation);
         let words = segment.part_words(word);
         words.iter().for_each(super::extents::clear);
         init(words);
-        // Release: who sees the word sees the record and the contents.
-        table.store(word, Release);
-        // Release: who finds a PART finds it named.
-        segment.extents().state(&block).store(State::Part(self.place().at).encode(), Release);
+        tie::tie(&keep, keep.card_of(&block), table, word);
         Ok(())
     }
 
@@ -247,29 +247,11 @@ impl Object {
             return Ok(());
         }
         let block = extents.locate(Part::decode(word).at).ok_or_else(damaged)?;
-        let state = extents.state(&block);
-        // PART, or PENDING of a dead process until somebody settles it, which happens once. What is PENDING of a living
-        // one is none of this object's, as the caller excludes the others: the table was overwritten.
-        let mut tries = 3;
-        loop {
-            let seen = state.load(Acquire);
-            let ours = match State::decode(seen) {
-                Some(State::Part(of)) => of == self.place().at,
-                Some(State::Pending(owner)) => {
-                    owner != me && !segment.is_alive(owner).map_err(|_| CreateError::DescriptorsLost)?
-                }
-                _ => false,
-            };
-            if !ours || tries == 0 {
-                return Err(damaged());
-            }
-            if state.compare_exchange(seen, State::Pending(me).encode(), AcqRel, Relaxed).is_ok() {
-                break;
-            }
-            tries -= 1;
+        let is_alive = |owner| segment.is_alive(owner).map_err(|_| CreateError::DescriptorsLost);
+        let card = segment.keep(me).card_of(&block);
+        if !tie::untie(card, self.place().at, table, me, is_alive)? {
+            return Err(damaged());
         }
-        // Release: who finds the block free finds it unnamed.
-        table.store(0, Release);
         extents.free(None, &block, State::Pending(me), me);
         Ok(())
     }
@@ -339,9 +321,9 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segment::{Kind, Stamp};
+    use crate::segment::{Kind, Stamp, owner::Owner};
     use proptest::prelude::*;
-    use std::sync::Arc;
+    use std::{cell::Cell, sync::Arc};
 
     fn object(segment: &Arc<Segment>, parts: usize) -> Arc<Object> {
         segment.create_with_parts(Kind::Buffer, Stamp::NONE, 4, 3, parts, |_| ()).unwrap()
@@ -404,6 +386,104 @@ mod tests {
         assert!(owner.part(0).is_none());
         owner.table()[0].store(word, Relaxed);
         assert!(segment.verify().is_ok());
+    }
+
+    /// Acts once, before the second look at an object.
+    struct Stopped<'a> {
+        keep: Keep<'a>,
+        looks: Cell<u32>,
+        act: &'a dyn Fn(),
+    }
+
+    impl Kin for Stopped<'_> {
+        fn card(&self, at: u64) -> Option<Card<'_>> {
+            self.looks.set(self.looks.get() + 1);
+            if self.looks.get() == 2 {
+                (self.act)();
+            }
+            self.keep.card(at)
+        }
+        fn table_word(&self, object: u64, index: u64) -> Option<&Word64> {
+            self.keep.table_word(object, index)
+        }
+        fn named_by(&self, word: u64) -> u64 {
+            self.keep.named_by(word)
+        }
+        fn count(&self) -> u64 {
+            self.keep.count()
+        }
+    }
+
+    fn block_of(segment: &Segment, owner: &Object, index: usize) -> Block {
+        segment.extents().locate(Part::decode(owner.table()[index].load(Relaxed)).at).unwrap()
+    }
+
+    /// Who settles a part stood still between its two compare-exchanges. Meanwhile the part was detached, and its block
+    /// was attached again: that was freed, while the table named it.
+    #[test]
+    fn a_part_that_was_attached_meanwhile_is_not_freed() {
+        const BYTES: u64 = 3 << 20; // a run: the next one begins at the same place
+        let segment = Segment::private().unwrap();
+        let dead = State::Pending(Owner::new(1, 100).unwrap());
+        let settle = |block: &Block, act: &dyn Fn()| {
+            let keep = segment.keep(segment.me().unwrap());
+            segment.extents().state(block).store(dead.encode(), Relaxed); // killed before its last write
+            let stopped = Stopped { keep, looks: Cell::new(0), act };
+            let settled = tie::settle(&stopped, block.at, keep.card_of(block), dead, keep.me);
+            assert_eq!((settled, stopped.looks.get()), (Settled::Stays, 2));
+        };
+        let owner = object(&segment, 2);
+        owner.attach_part(0, BYTES, |_| ()).unwrap();
+        let block = block_of(&segment, &owner, 0);
+        settle(&block, &|| {
+            owner.detach_part(0).unwrap();
+            owner.attach_part(1, BYTES, |words| words[0].store(7, Relaxed)).unwrap();
+            assert_eq!(block_of(&segment, &owner, 1), block);
+        });
+        let report = segment.verify().unwrap();
+        assert_eq!((report.objects, report.parts, report.busy), (1, 1, 0));
+        assert_eq!(owner.part(1).unwrap()[0].load(Relaxed), 7);
+        drop(owner);
+
+        // The same where the object ends, and another one begins in its place.
+        let large =
+            |parts| segment.create_with_parts(Kind::Buffer, Stamp::NONE, 0, 1 << 17, parts, |_| ()).unwrap();
+        let first = large(1);
+        first.attach_part(0, BYTES, |_| ()).unwrap();
+        let (place, block) = (first.place(), block_of(&segment, &first, 0));
+        let (first, second) = (Cell::new(Some(first)), Cell::new(None));
+        settle(&block, &|| {
+            drop(first.take());
+            let next = large(2);
+            assert_eq!(next.place().at, place.at);
+            next.attach_part(1, BYTES, |_| ()).unwrap();
+            assert_eq!(block_of(&segment, &next, 1), block);
+            second.set(Some(next));
+        });
+        let report = segment.verify().unwrap();
+        assert_eq!((report.objects, report.parts, report.busy), (1, 1, 0));
+    }
+
+    /// Who settles a part was killed between its two compare-exchanges, and the object ended just before the first one.
+    #[test]
+    fn a_part_whose_object_is_gone_is_freed_by_who_clears_the_dead() {
+        for bytes in [64, 3 << 20] {
+            let segment = Segment::private().unwrap();
+            let keep = segment.keep(segment.me().unwrap());
+            let (owner, other) = (object(&segment, 1), object(&segment, 1));
+            owner.attach_part(0, bytes, |_| ()).unwrap();
+            other.attach_part(0, bytes, |_| ()).unwrap();
+            let block = block_of(&segment, &owner, 0);
+            let dead = Owner::new(1, 100).unwrap();
+            segment.extents().state(&block).store(State::Pending(dead).encode(), Relaxed);
+            drop(owner);
+            segment.extents().state(&block).store(State::part(keep.count()).encode(), Relaxed);
+            assert!(segment.verify().is_err());
+            let _next = object(&segment, 1); // in the place of the one that is gone
+            keep.clear_slot(dead.slot());
+            let report = segment.verify().unwrap();
+            assert_eq!((report.objects, report.parts, report.busy), (2, 1, 0));
+        }
     }
 
     #[test]

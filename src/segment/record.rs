@@ -10,7 +10,7 @@
 //! | 5 | reasons: pin rows (by their class) and names that may keep it; who drops it last must look there |
 //! | 6.. | holders: one bit per slot (of a run: in the run table instead) |
 //!
-//! Of a part (`parts`): 2 the object that it belongs to, 3 its place in that object's table.
+//! Of a part (`tie`): 2 the object that it belongs to, 3 its place in that object's table, 5 that object's generation.
 //!
 //! Words 0 to 4 are written while the block is PENDING and do not change while it is LIVE; of 5 bits are only set, and the
 //! entry once.

@@ -115,7 +115,7 @@ impl Segment {
                         }
                         report.busy += 1;
                     }
-                    Some(State::Part(parent)) => match keep.is_part_of(&block, parent) {
+                    Some(State::Part(_)) => match keep.is_part(&block) {
                         Some(true) => report.parts += 1,
                         Some(false) => return Err(wrong("a part that no object names", block.at)),
                         None => report.busy += 1,
