@@ -341,9 +341,9 @@ impl Engine {
 
     // ---- writing ----
 
-    /// Runs `change` under the lock of a shard, after recovery if the lock was inherited.
+    /// Runs `change` under the lock of a shard, after recovery if the lock was inherited. If it panics, the next one recovers.
     #[inline(always)]
-    fn write<R>(
+    pub(super) fn write<R>(
         &self,
         shard: &Shard<'_>,
         change: impl FnOnce(&Shard<'_>) -> Result<R, Refusal>,

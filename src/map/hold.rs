@@ -2,7 +2,8 @@
 //!
 //! They are lock words (`sync/word.rs`). Which thread of this process holds one is in a private record per lock, shared by
 //! all handles of the process. An inherited shard lock keeps its mark until recovery is through, so a killed recovery is
-//! begun again by the next heir. An inherited key lock protects nothing of the map's: its holder is told, and repairs.
+//! begun again by the next heir. A panic under a shard lock lets it go with that mark. An inherited key lock protects
+//! nothing of the map's: its holder is told, and repairs.
 
 use super::shape::{LOCK_STRIDE, Layout, STRIPES};
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     segment::{Holder, Object, owner::Owner},
     sync::word::{self, Acquired, Holder as Thread, Peers, Refused},
 };
-use std::{sync::Arc, time::Duration};
+use std::{mem::ManuallyDrop, sync::Arc, time::Duration};
 
 /// Who of this process holds which lock of the map: one record, which all handles have.
 #[derive(Clone, Debug)]
@@ -83,7 +84,8 @@ impl Peers for Around<'_> {
     }
 }
 
-/// A lock of the map that this thread holds. Unlocked by [`Self::release`]; not on drop.
+/// A lock of the map that this thread holds. Unlocked by [`Self::release`]. If a panic comes before that, what it protects
+/// may be half changed: then it is left as by a dead owner, and the next who takes it recovers.
 #[must_use = "the lock stays taken until it is released"]
 pub(super) struct Locked<'a> {
     word: &'a Word32,
@@ -137,9 +139,18 @@ impl<'a> Locked<'a> {
 
     #[inline]
     pub(super) fn release(self) {
-        self.holder.clear();
+        let this = ManuallyDrop::new(self);
+        this.holder.clear();
         // If the word was overwritten under us it stays as it is, and the next who locks is told.
-        let _ = word::unlock(self.word, self.me);
+        let _ = word::unlock(this.word, this.me);
+    }
+}
+
+impl Drop for Locked<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.holder.clear();
+        word::retire(self.word, self.me);
     }
 }
 
@@ -160,15 +171,15 @@ impl Stripe {
         timeout: Option<Duration>,
     ) -> Result<Self, LockError> {
         let lock = locks.layout.shards() + stripe % STRIPES;
-        let locked = Locked::take(locks, lock, timeout)?;
+        let locked = ManuallyDrop::new(Locked::take(locks, lock, timeout)?);
         Ok(Self { lock, me: locked.me, inherited: locked.inherited })
     }
 
-    fn locked<'a>(&self, locks: Locks<'a>) -> Option<Locked<'a>> {
+    fn locked<'a>(&self, locks: Locks<'a>) -> Option<ManuallyDrop<Locked<'a>>> {
         let (word, holder) = locks.word_and_holder(self.lock);
         // A forked child has its parent's guard, and not its lock.
         let is_mine = locks.object.me_now() == Some(self.me);
-        is_mine.then_some(Locked { word, holder, me: self.me, inherited: None })
+        is_mine.then_some(ManuallyDrop::new(Locked { word, holder, me: self.me, inherited: None }))
     }
 
     pub(super) fn repair(&self, locks: Locks<'_>) {
@@ -180,7 +191,7 @@ impl Stripe {
 
     pub(super) fn release(&self, locks: Locks<'_>) {
         if let Some(locked) = self.locked(locks) {
-            locked.release();
+            ManuallyDrop::into_inner(locked).release();
         }
     }
 }

@@ -172,8 +172,7 @@ impl Space for Shard<'_> {
         }
         match self.attach_region(words, own) {
             Ok(region) if own => {
-                let of_its_own =
-                    self.object.part(self.region(region)).and_then(|w| cut_from(w, words, class));
+                let of_its_own = self.region_words(region).and_then(|w| cut_from(w, words, class));
                 of_its_own.map(|at| place(region, at)).ok_or(Refusal::Damaged)
             }
             Ok(region) => {
@@ -195,7 +194,7 @@ impl Space for Shard<'_> {
     }
 
     fn give_block(&self, place: u64) {
-        let Some(block) = self.block(place) else { return };
+        let Some(block) = self.block(place).filter(|block| block.len() > 1) else { return };
         let class = (block[0].load(Relaxed) & CLASS_BITS) as usize;
         let (region, word) = place_parts(place);
         if class >= CLASSES {
@@ -239,6 +238,16 @@ impl<'a> Shard<'a> {
         self.chunks() + CHUNKS + OVERFLOW_CHUNKS + region
     }
 
+    fn is_region(&self, part: usize) -> bool {
+        part >= self.region(0)
+    }
+
+    /// The words of a region, of which there are some, whatever the table of parts says.
+    #[inline]
+    fn region_words(&self, region: usize) -> Option<&'a [Word64]> {
+        self.object.part(self.region(region)).filter(|words| words.len() > REGION_HEADER)
+    }
+
     /// A word of what only the holder of the lock looks at.
     #[inline(always)]
     pub(super) fn row(&self, word: usize) -> &'a Word64 {
@@ -263,8 +272,14 @@ impl<'a> Shard<'a> {
 
     /// Sees to it that there is a part.
     fn attach(&self, part: usize, bytes: u64) -> Result<(), Refusal> {
-        if self.object.part(part).is_some() {
-            return Ok(());
+        match self.object.part(part) {
+            Some([]) => return Err(Refusal::Damaged),
+            Some(_) => return Ok(()),
+            // Buckets stay. If this process knows them, the table's word was overwritten.
+            None if !self.is_region(part) && self.object.lasting_line(part, 0).is_some() => {
+                return Err(Refusal::Damaged);
+            }
+            None => {}
         }
         if self.max_bytes != 0 && self.bytes_of_all().saturating_add(bytes) > self.max_bytes {
             return Err(Refusal::Full(bytes));
@@ -309,11 +324,16 @@ impl<'a> Shard<'a> {
         head.store(place, Relaxed);
     }
 
+    /// The region that blocks are cut from.
+    fn open_region(&self) -> Result<Option<usize>, Refusal> {
+        let Some(region) = self.row(row::REGION).load(Relaxed).checked_sub(1) else { return Ok(None) };
+        usize::try_from(region).ok().filter(|&r| r < REGIONS).map(Some).ok_or(Refusal::Damaged)
+    }
+
     /// A new block from the region that blocks are cut from, if there is room.
     fn cut(&self, class: usize) -> Result<Option<u64>, Refusal> {
-        let Some(region) = self.row(row::REGION).load(Relaxed).checked_sub(1) else { return Ok(None) };
-        let region = usize::try_from(region).ok().filter(|&r| r < REGIONS).ok_or(Refusal::Damaged)?;
-        let words = self.object.part(self.region(region)).ok_or(Refusal::Damaged)?;
+        let Some(region) = self.open_region()? else { return Ok(None) };
+        let words = self.region_words(region).ok_or(Refusal::Damaged)?;
         Ok(cut_from(words, class_words(class), class).map(|at| place(region, at)))
     }
 
@@ -321,9 +341,21 @@ impl<'a> Shard<'a> {
         (0..REGIONS).find(|&r| self.object.part(self.region(r)).is_none())
     }
 
+    /// The same, with nothing in its word of the table: what was overwritten there is given back, or passed.
+    fn empty_region(&self, words: u64) -> Result<usize, Refusal> {
+        for region in (0..REGIONS).filter(|&r| self.object.part(self.region(r)).is_none()) {
+            match self.object.detach_part(self.region(region)) {
+                Ok(()) => return Ok(region),
+                Err(CreateError::Damaged(_)) => {}
+                Err(other) => return Err(Refusal::Other(other)),
+            }
+        }
+        Err(Refusal::Full(words * 8))
+    }
+
     /// A region with room for a block of so many words, and perhaps for more.
     fn attach_region(&self, words: u64, own: bool) -> Result<usize, Refusal> {
-        let index = self.free_region().ok_or(Refusal::Full(words * 8))?;
+        let index = self.empty_region(words)?;
         let need = (words + REGION_HEADER as u64) * 8;
         let share = self.row(row::BYTES).load(Relaxed) / REGION_SHARE;
         // A power of four, which fits into a block of the segment, or a number of MiB.
@@ -338,7 +370,7 @@ impl<'a> Shard<'a> {
         if own || self.attach(part, wish.max(need)).is_err() {
             self.attach(part, need)?;
         }
-        let words = self.object.part(part).ok_or(Refusal::Damaged)?;
+        let words = self.region_words(index).ok_or(Refusal::Damaged)?;
         words[1].store(seed, Relaxed);
         words[0].store(REGION_HEADER as u64, Relaxed);
         Ok(index)
@@ -346,18 +378,18 @@ impl<'a> Shard<'a> {
 
     /// Makes free blocks of what is left of the region that blocks were cut from.
     fn cut_up(&self) {
-        let Some(region) = self.row(row::REGION).load(Relaxed).checked_sub(1) else { return };
-        let Some(words) = self.object.part(self.region(region as usize)) else { return };
+        let Ok(Some(region)) = self.open_region() else { return };
+        let Some(words) = self.region_words(region) else { return };
         for class in (1..CLASSES).rev() {
             while let Some(at) = cut_from(words, class_words(class), class) {
-                self.push(class, place(region as usize, at), &words[at..]);
+                self.push(class, place(region, at), &words[at..]);
             }
         }
     }
 
     /// Is a block of this class all of the region?
     fn is_alone(&self, region: usize, class: usize) -> bool {
-        let words = self.object.part(self.region(region)).unwrap_or_default();
+        let words = self.region_words(region).unwrap_or_default();
         let end = REGION_HEADER as u64 + class_words(class);
         words.first().is_some_and(|top| top.load(Relaxed) == end) && (words.len() as u64) < end + LEFT_OVER
     }
@@ -401,7 +433,7 @@ impl<'a> Shard<'a> {
     }
 
     fn recover_region(&self, region: usize, marked: &Marked) {
-        let Some(words) = self.object.part(self.region(region)) else { return };
+        let Some(words) = self.region_words(region) else { return };
         let mut end = REGION_HEADER as u64;
         for (at, class) in Self::blocks_of(words) {
             end = at as u64 + class_words(class);
@@ -452,7 +484,7 @@ impl<'a> Shard<'a> {
             audit.sound &= place == 0;
         }
         for region in 0..REGIONS {
-            for (at, class) in Self::blocks_of(self.object.part(self.region(region)).unwrap_or_default()) {
+            for (at, class) in Self::blocks_of(self.region_words(region).unwrap_or_default()) {
                 let at = place(region, at);
                 match used.contains_key(&at) {
                     true => audit.used += class_words(class) * 8,

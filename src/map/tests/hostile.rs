@@ -1,7 +1,16 @@
 //! Bytes that somebody else writes over, while operations run: an error or a value, and always an end.
 
 use super::*;
-use crate::atomic::Word64;
+use crate::{
+    atomic::Word64,
+    map::shape::{CHUNKS, LOCK_STRIDE, OVERFLOW_CHUNKS, row},
+    segment::owner::OWNER_BITS,
+};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 fn operations(engine: &Engine, salt: u64) {
     let mut out = Vec::new();
@@ -35,6 +44,102 @@ fn filled(segment: &Arc<Segment>, inline: bool) -> Engine {
     engine
 }
 
+/// The table of a map's parts, which is behind its words: through the segment's file.
+struct Table {
+    file: File,
+    at: u64,
+    parts: usize,
+}
+
+impl Table {
+    fn of(engine: &Engine) -> Self {
+        let object = engine.object();
+        let file = object.segment().descriptor().unwrap().try_clone_to_owned().unwrap().into();
+        let end = object.w64().as_ptr_range().end as u64;
+        // Where in the file that is.
+        let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let at = maps.lines().find_map(|line| {
+            let (start, line) = line.split_once('-').unwrap();
+            let (stop, line) = line.split_once(' ').unwrap();
+            let offset = line.split(' ').nth(1).unwrap();
+            (number(start) < end && end <= number(stop)).then(|| end - number(start) + number(offset))
+        });
+        Self { file, at: at.unwrap(), parts: object.parts() }
+    }
+
+    fn load(&self, part: usize) -> u64 {
+        let mut word = [0; 8];
+        self.file.read_exact_at(&mut word, self.at + part as u64 * 8).unwrap();
+        u64::from_ne_bytes(word)
+    }
+
+    fn store(&self, part: usize, word: u64) {
+        self.file.write_all_at(&word.to_ne_bytes(), self.at + part as u64 * 8).unwrap();
+    }
+
+    /// Those parts that there are.
+    fn used(&self) -> Vec<usize> {
+        (0..self.parts).filter(|&part| self.load(part) != 0).collect()
+    }
+}
+
+/// The bits of a table's word that say how long the part is.
+const LENGTH: u64 = (1 << 30) - 1;
+
+fn is_region(engine: &Engine, part: usize) -> bool {
+    part % engine.layout().shard_parts() >= CHUNKS + OVERFLOW_CHUNKS
+}
+
+/// No lock of a shard is held, though this process lives.
+fn all_locks_are_free(engine: &Engine) {
+    for lock in engine.object().w32().chunks(LOCK_STRIDE).take(engine.layout().shards()) {
+        assert_eq!(lock[0].load(Relaxed) & OWNER_BITS, 0, "a lock is held by nobody");
+    }
+}
+
+#[test]
+fn recovery_of_regions_without_length() {
+    let segment = private();
+    let engine = filled(&segment, false);
+    let table = Table::of(&engine);
+    for part in table.used() {
+        assert_eq!(table.load(part) == 0, engine.object().part(part).is_none(), "the table is elsewhere");
+        if is_region(&engine, part) {
+            table.store(part, table.load(part) & !LENGTH);
+        }
+    }
+    engine.recover_all();
+    all_locks_are_free(&engine);
+    is_sound(&engine, 0);
+    // What was there is gone; the map goes on.
+    for key in 0..64u64 {
+        assert!(!engine.insert(&key.to_ne_bytes(), b"again", None).unwrap());
+    }
+    is_sound(&engine, 64);
+}
+
+#[test]
+fn a_panic_under_a_lock_lets_it_go() {
+    for inline in [true, false] {
+        let segment = private();
+        let engine = filled(&segment, inline);
+        for index in 0..engine.layout().shards() {
+            let end = catch_unwind(AssertUnwindSafe(|| {
+                engine.write(&engine.scanned(index), |shard| -> Result<(), _> {
+                    shard.row(row::LEN).store(1 << 40, Relaxed);
+                    panic!("of this test");
+                })
+            }));
+            assert!(end.is_err());
+        }
+        all_locks_are_free(&engine);
+        // The next one has recovered.
+        is_sound(&engine, 64);
+        operations(&engine, 1);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 60 } else { 600 }))]
     #[test]
@@ -57,6 +162,42 @@ proptest! {
         // Recovery of anything ends, too.
         engine.try_recover_all();
         operations(&engine, 0);
+        all_locks_are_free(&engine);
+    }
+
+    /// The same where the map's parts are named.
+    #[test]
+    fn an_overwritten_table(
+        inline in any::<bool>(),
+        writes in proptest::collection::vec((any::<usize>(), any::<u64>(), 0u32..64), 1..10),
+    ) {
+        let segment = private();
+        let engine = filled(&segment, inline);
+        let table = Table::of(&engine);
+        let all: Vec<(usize, u64)> = table.used().into_iter().map(|part| (part, table.load(part))).collect();
+        for (i, (at, value, bits)) in writes.into_iter().enumerate() {
+            let (part, word) = all[at % all.len()];
+            // A place that is taken by what is no part is the segment's to refuse: of buckets, other parts and less of them.
+            let chunk = !is_region(&engine, part);
+            let alike = |(other, _): &&(usize, u64)| is_region(&engine, *other) != chunk;
+            let alike: Vec<_> = all.iter().filter(alike).collect();
+            table.store(part, match (i + at) % 5 {
+                0 if !chunk => value,
+                1 if !chunk => word ^ 1 << bits,
+                0 | 1 => word,
+                2 => word >> 30 << 30 | value % ((word & LENGTH) + 1),
+                3 => word >> 30 << 30,
+                _ => alike[value as usize % alike.len()].1,
+            });
+            operations(&engine, i as u64);
+            if value % 4 == 0 {
+                engine.try_recover_all();
+                operations(&engine, value);
+            }
+        }
+        engine.try_recover_all();
+        operations(&engine, 0);
+        all_locks_are_free(&engine);
     }
 }
 
