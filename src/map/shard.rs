@@ -258,6 +258,11 @@ impl<'a> Shard<'a> {
         self.object.part(part).map_or(0, |words| words.len() as u64 * 8)
     }
 
+    /// Bytes of the shard's parts, by their table.
+    fn bytes(&self) -> u64 {
+        (0..self.layout.shard_parts()).map(|part| self.part_bytes(self.chunks() + part)).sum()
+    }
+
     fn count_bytes(&self, more: u64, less: u64) {
         let bytes = self.row(row::BYTES);
         bytes.store(bytes.load(Relaxed).wrapping_add(more).saturating_sub(less), Relaxed);
@@ -357,10 +362,11 @@ impl<'a> Shard<'a> {
     fn attach_region(&self, words: u64, own: bool) -> Result<usize, Refusal> {
         let index = self.empty_region(words)?;
         let need = (words + REGION_HEADER as u64) * 8;
-        let share = self.row(row::BYTES).load(Relaxed) / REGION_SHARE;
+        // What there really is: not the row's word, which a stray write can make anything.
+        let share = if own { 0 } else { self.bytes() / REGION_SHARE };
         // A power of four, which fits into a block of the segment, or a number of MiB.
         let wish = match share.max(SMALLEST_REGION) {
-            // More than a place can name: damage, or a shard of 128 GiB, which gets no more than it needs.
+            // More than a place can name: a shard of 128 GiB, which gets no more than it needs.
             share if share > LARGEST_REGION => 0,
             share if share > 1 << 16 => share >> 16 << 16,
             share => SMALLEST_REGION << ((63 - (share / SMALLEST_REGION).leading_zeros()) & !1),
@@ -426,8 +432,7 @@ impl<'a> Shard<'a> {
                 self.recover_region(region, &marked);
             }
         }
-        let bytes = (0..self.layout.shard_parts()).map(|part| self.part_bytes(self.chunks() + part)).sum();
-        self.row(row::BYTES).store(bytes, Relaxed);
+        self.row(row::BYTES).store(self.bytes(), Relaxed);
         self.row(row::LEN).store(entries, Relaxed);
         Ok(())
     }

@@ -119,6 +119,26 @@ fn recovery_of_regions_without_length() {
     is_sound(&engine, 64);
 }
 
+/// The size of a new region follows from what there is, not from a word that says so.
+#[test]
+fn an_overwritten_count_of_bytes_takes_no_memory() {
+    let segment = private();
+    let (engine, same) = (filled(&segment, false), filled(&segment, false));
+    for index in 0..engine.layout().shards() {
+        let bytes = engine.scanned(index).row(row::BYTES);
+        bytes.store(bytes.load(Relaxed) ^ 1 << 27, Relaxed);
+    }
+    for key in 0..2_000u64 {
+        for engine in [&engine, &same] {
+            engine.insert(&key.to_ne_bytes(), &[7; 100], None).unwrap();
+        }
+    }
+    engine.recover_all();
+    is_sound(&engine, 2_000);
+    let (bytes, usual) = (engine.stats().unwrap().bytes, same.stats().unwrap().bytes);
+    assert!(bytes < usual * 2, "{bytes} instead of {usual}");
+}
+
 #[test]
 fn a_panic_under_a_lock_lets_it_go() {
     for inline in [true, false] {
@@ -185,8 +205,8 @@ proptest! {
                 0 if !chunk => value,
                 1 if !chunk => word ^ 1 << bits,
                 0 | 1 => word,
-                2 => word >> 30 << 30 | value % ((word & LENGTH) + 1),
-                3 => word >> 30 << 30,
+                2 => (word & !LENGTH) | (value % ((word & LENGTH) + 1)),
+                3 => word & !LENGTH,
                 _ => alike[value as usize % alike.len()].1,
             });
             operations(&engine, i as u64);
