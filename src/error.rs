@@ -637,6 +637,15 @@ pub enum PoolError {
     /// The program that was started as a worker does not contain this crate's hook, or ran its `main` instead.
     #[error("{} did not become a worker: it lacks this crate's constructor, or is another build", .0.display())]
     NotAWorkerImage(PathBuf),
+    /// A worker started a pool whose worker started a pool, and so on: so deep is taken for a program that starts itself
+    /// for ever.
+    #[error(
+        "pools are nested {depth} deep already: a pool within a worker of a pool, and so on, and no more is allowed"
+    )]
+    TooDeep {
+        /// How deep this process is.
+        depth: u32,
+    },
     /// Its workers die before they are ready, or something else keeps it from work. In words.
     #[error("the pool does not work: {0}")]
     Broken(String),

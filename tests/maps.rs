@@ -4,8 +4,8 @@
 mod watchdog;
 
 use allmend::{
-    Codec, CreateError, EncodeError, Error, Key, KeyGuard, LockError, LockResult, MapError, Plain, Pool,
-    Serde, SharedMap,
+    Codec, CreateError, EncodeError, Error, HandleError, Key, KeyGuard, LockError, LockResult, MapError,
+    Plain, Pool, Serde, SharedMap,
 };
 use bytemuck::{Pod, Zeroable};
 use proptest::prelude::*;
@@ -412,8 +412,11 @@ fn handles_travel_to_workers_and_back() {
     assert_eq!(made.snapshot().unwrap(), HashMap::from([("made".to_owned(), 1)]));
     // A handle inside of a value would be kept by nobody.
     let nested = SharedMap::<u64, Serde<Option<SharedMapInside>>>::new().unwrap();
-    let refused = nested.insert(1, &Some(SharedMapInside(map)));
-    assert!(matches!(refused, Err(MapError::Encode(_))), "{refused:?}");
+    match nested.insert(1, &Some(SharedMapInside(map))) {
+        Err(MapError::Encode(e)) => assert_eq!(e.why, HandleError::OutsidePool.to_string()),
+        other => panic!("{other:?}"),
+    }
+    assert!(nested.insert(1, &None).is_ok());
 }
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]

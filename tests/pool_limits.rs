@@ -1085,7 +1085,8 @@ fn pools_in_pools() {
     assert_eq!(nested(5), Ok(5));
     nothing_left(0);
     let deep = nested(20).expect_err("too deep");
-    assert!(deep.contains("deep"), "{deep}");
+    assert_eq!(deep, PoolError::TooDeep { depth: 10 }.to_string());
+    assert!(deep.starts_with("pools are nested 10 deep"), "{deep}");
     nothing_left(0);
     stage("two levels, many tasks");
     let pool = Pool::new(2).unwrap();

@@ -1,7 +1,10 @@
 //! What serde can do, as bytes: postcard's encoding, which is compact and has no schema.
 
 use super::Codec;
-use crate::error::EncodeError;
+use crate::{
+    error::{EncodeError, HandleError},
+    segment::handle,
+};
 use postcard::ser_flavors::Flavor;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, marker::PhantomData};
@@ -31,7 +34,10 @@ impl<T: Serialize + DeserializeOwned + 'static> Codec for Serde<T> {
         owned
     }
     fn encode(value: &T, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        encode(value, out).map_err(|e| EncodeError::new(e.to_string()))
+        // As in a result that nobody can keep: postcard's error has no text, so the typed cause comes beside it.
+        let (encoded, failure) =
+            handle::encode_result(|_| Err(HandleError::OutsidePool), 0, || encode(value, out));
+        encoded.map_err(|e| EncodeError::new(failure.map_or_else(|| e.to_string(), |e| e.to_string())))
     }
     fn decode(bytes: &[u8]) -> Option<T> {
         decode(bytes).ok()

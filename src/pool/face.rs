@@ -242,8 +242,9 @@ impl PoolBuilder {
     /// # Errors
     /// [`PoolError::NoWorkers`] for zero of them. [`PoolError::NotAWorkerImage`] if the program does not become a
     /// worker: at once if it ends, within seconds otherwise; also in a program that was itself started as a worker and
-    /// ran its `main` instead. [`PoolError::Broken`] if workers die before they are ready. `Create` and `Os` for limits
-    /// of memory, processes and descriptors. No process is left behind.
+    /// ran its `main` instead. [`PoolError::Broken`] if workers die before they are ready. [`PoolError::TooDeep`] in a
+    /// worker of a pool in a worker, ten deep. `Create` and `Os` for limits of memory, processes and descriptors. No
+    /// process is left behind.
     pub fn build(self) -> Result<Pool, PoolError> {
         trampoline::keep_entry();
         let workers = self.workers.unwrap_or_else(process::cpus);
@@ -257,7 +258,7 @@ impl PoolBuilder {
             return Err(PoolError::NotAWorkerImage(std::env::current_exe().unwrap_or_default()));
         }
         if worker::depth() >= MOST_DEPTH {
-            return Err(PoolError::Broken(format!("pools within workers, {MOST_DEPTH} deep")));
+            return Err(PoolError::TooDeep { depth: worker::depth() });
         }
         let slots = workers.saturating_mul(32).clamp(256, 4096);
         let spins = if workers < process::cpus() { SPINS } else { 0 };
