@@ -177,6 +177,14 @@ pub(crate) fn spin() {
     loom::thread::yield_now();
 }
 
+/// A longer pause: another thread, on the same processor, goes on first.
+pub(crate) fn give_way() {
+    #[cfg(not(loom))]
+    std::thread::yield_now();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}
+
 /// Words of this process alone: no other process sees them, so a kill before a write to them means nothing.
 pub(crate) use private::{Private32, Private64};
 

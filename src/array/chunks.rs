@@ -22,7 +22,10 @@ use crate::{
     atomic::{Acquire, Private32, Relaxed, Release, Word32},
     error::{CreateError, HandleError, LockError},
     segment::{Kind, Object, Stamp, handle, owner::Owner, record::short_name},
-    sync::{Robust, claims::Mode},
+    sync::{
+        Robust,
+        claims::{Deadline, Mode},
+    },
 };
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -178,6 +181,7 @@ impl<T: Pod> Claims<T> {
     #[cold]
     #[inline(never)]
     fn search(&self, timeout: Option<Duration>) -> Result<Option<Claimed<'_, T>>, LockError> {
+        let deadline = Deadline::after(timeout);
         loop {
             if self.object.holder_now().is_none() {
                 self.object.segment().me()?;
@@ -219,7 +223,7 @@ impl<T: Pod> Claims<T> {
             }
             // It may have been claimed meanwhile: then another round says what there is.
             let Some(chunk) = locked.filter(|&chunk| self.is_to_do(chunk)) else { return Ok(None) };
-            if let Some(chunk) = self.take(chunk, timeout)? {
+            if let Some(chunk) = self.take(chunk, deadline.left())? {
                 return Ok(Some(chunk));
             }
         }
@@ -389,7 +393,8 @@ impl<'de, T: Pod> Deserialize<'de> for Claims<T> {
             _ => return Err(malformed()),
         };
         let place = array.object.place();
-        let sound = (place.at, place.generation) == (at, generation)
+        let sound = Arc::ptr_eq(array.object.segment(), object.segment())
+            && (place.at, place.generation) == (at, generation)
             && (1..=u64::from(array.len)).contains(&len)
             && count == u64::from(array.len).div_ceil(len)
             && object.w32().len() as u64 >= count;

@@ -10,7 +10,11 @@ use std::{
     fmt,
     ops::{Deref, DerefMut, Range},
     sync::Arc,
+    time::Duration,
 };
+
+/// How long a handle that arrives waits for threads of its process that are just being refused.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// The guard, in the error if there are marks in it.
 #[inline(always)]
@@ -161,7 +165,8 @@ impl<T: Pod> Serialize for FrozenArray<T> {
 impl<'de, T: Pod> Deserialize<'de> for FrozenArray<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let array = SharedArray::deserialize(deserializer)?;
-        if !array.is_frozen() {
+        // What the words say is not enough: nobody here may be writing.
+        if !array.is_frozen() || array.freeze_within(Some(A_MOMENT)).is_err() {
             return Err(de::Error::custom(crate::HandleError::Malformed));
         }
         Ok(Self(array))

@@ -23,7 +23,8 @@
 
 #![allow(unsafe_code, reason = "from the claim that is held to the slice of its elements")]
 
-use crate::atomic::{self, Relaxed, Rule, Word32, Word64};
+use super::unlocked::to_bits;
+use crate::atomic::{self, Relaxed, Release, Rule, Word8, Word16, Word32, Word64};
 use crate::{
     error::{CreateError, LockError},
     os::liveness::DescriptorsLost,
@@ -34,7 +35,8 @@ use crate::{
         words::{load_bytes, store_bytes, words_for},
     },
     sync::claims::{
-        self, At, Claim, Claims, LINE32, LINE64, Left, Mode, Record, Refused, Span, Table, Who, World,
+        self, At, Claim, Claims, Deadline, LINE32, LINE64, Left, Mode, Record, Refused, Span, Table, Who,
+        World,
     },
 };
 use bytemuck::Pod;
@@ -113,7 +115,7 @@ impl Body {
         unsafe { start.cast::<u8>().add(padding) }
     }
 
-    fn new<T: Pod>(object: &Object, rows: usize) -> Self {
+    fn new<T: Pod>(object: &Object, rows: usize, len: u32) -> Self {
         let spans: NonNull<[Word64]> = NonNull::from(&object.w64()[HEAD64..HEAD64 + rows * LINE64]);
         let words: NonNull<[Word32]> =
             NonNull::from(if rows == 0 { &[] } else { &object.w32()[..(rows + 1) * LINE32] });
@@ -126,23 +128,22 @@ impl Body {
             record: Record::new(),
             table: Table::new(words, spans),
             elements: Self::at::<T>(object, rows),
-            len: object.w64()[0].load(Relaxed) as u32,
+            len,
         }
     }
 
-    /// Of an object that [`Body::check`] has found to be one.
+    /// Of an object that has the words for `len` elements. A body that was made before keeps its length.
     #[inline]
-    pub(super) fn of<T: Pod>(object: &Object, rows: usize) -> &Self {
-        object.local(|| Self::new::<T>(object, rows))
+    fn of<T: Pod>(object: &Object, rows: usize, len: u32) -> &Self {
+        object.local(|| Self::new::<T>(object, rows, len))
     }
 
-    /// Do the sizes that the object's words say fit into the object?
-    pub(super) fn check<T: Pod>(object: &Object, rows: usize) -> Option<u32> {
+    /// The length that the object's words say, if it fits into the object.
+    fn check<T: Pod>(object: &Object, rows: usize) -> Option<u32> {
         let len = object.w64().first()?.load(Relaxed);
         let layout = Layout::of::<T>(usize::try_from(len).ok()?, rows).ok()?;
         let fits = object.w32().len() >= layout.n32 && object.w64().len() >= layout.n64;
-        // What was believed once is believed for ever: the body of this process keeps it.
-        fits.then(|| Self::of::<T>(object, rows).len)
+        fits.then_some(layout.len)
     }
 
     pub(super) fn len(&self) -> u32 {
@@ -179,10 +180,17 @@ impl UnwindSafe for Known {}
 impl RefUnwindSafe for Known {}
 
 impl Known {
-    /// Of an object that [`Body::check`] has found to be one.
-    pub(super) fn new<T: Pod>(object: Arc<Object>, rows: usize) -> Self {
-        let body = NonNull::from(Body::of::<T>(&object, rows));
+    /// Of an object that was made for `len` elements.
+    pub(super) fn new<T: Pod>(object: Arc<Object>, rows: usize, len: u32) -> Self {
+        let body = NonNull::from(Body::of::<T>(&object, rows, len));
         Self { object, body }
+    }
+
+    /// Of an object that was opened. Its length is read once, checked, and then kept in this process, whatever is written
+    /// there later. `None` if it does not fit.
+    pub(super) fn open<T: Pod>(object: Arc<Object>, rows: usize) -> Option<Self> {
+        let len = Body::check::<T>(&object, rows)?;
+        Some(Self::new::<T>(object, rows, len))
     }
 
     #[inline(always)]
@@ -379,7 +387,7 @@ impl<'a, T: Pod> Hold<'a, T> {
                 let from = (span.start() - self.span.start()) as usize;
                 overwrite(&mut self.elements_mut()[from..from + old.len()], &old);
             }
-            self.body().claims().repair(&claim, thread_id(), slice::from_ref(mark));
+            self.body().claims().repair(&claim, thread_id(), slice::from_ref(mark), &Around(self.object()));
         }
     }
 
@@ -401,11 +409,23 @@ impl<'a, T: Pod> Hold<'a, T> {
         unsafe { slice::from_raw_parts_mut(at, self.len()) }
     }
 
+    /// Writes the only element, of 1, 2, 4 or 8 bytes and aligned to them, by one store.
+    pub(super) fn store(&mut self, value: T) {
+        let [element] = self.elements_mut() else { unreachable!("a hold of one element") };
+        let bits = to_bits(value);
+        match size_of::<T>() {
+            1 => as_word::<Word8, T>(element).store(bits as u8, Release),
+            2 => as_word::<Word16, T>(element).store(bits as u16, Release),
+            4 => as_word::<Word32, T>(element).store(bits as u32, Release),
+            _ => as_word::<Word64, T>(element).store(bits, Release),
+        }
+    }
+
     #[inline(always)]
     fn check(&self) -> First<T> {
         let Some(claim) = &self.claim else { return First(NonNull::dangling()) };
         assert!(self.object().me_now() == Some(claim.me()), "{OF_ANOTHER}");
-        // SAFETY: within the elements, by `claim`'s span and `Body::check`.
+        // SAFETY: within the elements, by `claim`'s span and the checked length.
         First(unsafe { self.body().elements.cast::<T>().add(self.span.start() as usize) })
     }
 
@@ -455,7 +475,7 @@ impl<'a, T: Pod> Hold<'a, T> {
 
     #[cold]
     fn repair_marks(&self, left: &[Left]) {
-        self.with_claims(|claims, claim| claims.repair(claim, thread_id(), left));
+        self.with_claims(|claims, claim| claims.repair(claim, thread_id(), left, &Around(self.object())));
     }
 
     /// What was done is whole: our death leaves no mark from here on.
@@ -529,7 +549,7 @@ fn claim_at_once(object: &Known, (start, len): (u32, u32), mode: Mode) -> Option
 /// [`Claims::take_on`], out of line.
 #[inline(never)]
 fn claim_on(object: &Known, who: Who, span: Span, mode: Mode, announced: Option<Claim>) -> Option<Claim> {
-    object.body().claims().take_on(who, span, mode, announced)
+    object.body().claims().take_on(who, span, mode, announced, &Around(object))
 }
 
 /// The same, whoever is in the way.
@@ -552,12 +572,13 @@ fn claim_slowly<T: Pod>(
     }
     let who = Who { me, thread: thread_id() };
     let all = Span::new(0, object.body().len);
+    let deadline = Deadline::after(timeout);
     let (mut wide, mut alone) = (span, exclusive);
     loop {
         // Nothing is marked by our death before the elements are ours to give away.
         let asked = if alone { Mode::Undecided } else { Mode::Shared };
         let (claim, left) = claims
-            .take(who, wide, asked, &Around(object), timeout)
+            .take(who, wide, asked, &Around(object), deadline.left())
             .map_err(|refused| refusal(object, refused))?;
         let (undo, left): (Vec<_>, Vec<_>) =
             left.into_iter().partition(|mark| Undo::is_of::<T>(object, mark, all));
@@ -604,6 +625,14 @@ pub(super) fn frozen<T: Pod>(object: &Known, (start, len): (u32, u32)) -> &[T] {
     let first = unsafe { object.body().elements.cast::<T>().add(start as usize) };
     // SAFETY: nobody writes after a freeze, and `object` keeps the elements.
     unsafe { slice::from_raw_parts(first.as_ptr(), len as usize) }
+}
+
+/// An element of one word, as that.
+fn as_word<W: ElementWord, T: Pod>(element: &mut T) -> &W {
+    let at: NonNull<W> = NonNull::from(element).cast();
+    assert!(size_of::<W>() == size_of::<T>() && at.is_aligned());
+    // SAFETY: of this width, aligned to it, and borrowed by nobody else; any bytes are a valid atomic.
+    unsafe { at.as_ref() }
 }
 
 /// The first element of a hold.

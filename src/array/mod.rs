@@ -253,7 +253,7 @@ impl<T: Pod> SharedArray<T> {
             return self.slice_at(at, 1).update(|elements| elements[0] = value);
         }
         // Up to 8 bytes: one store, so there is no half of it, and no mark.
-        self.work((at, 1), Mode::Undecided)?.elements_mut()[0] = value;
+        self.work((at, 1), Mode::Undecided)?.store(value);
         Ok(())
     }
 
@@ -309,11 +309,19 @@ impl<T: Pod> SharedArray<T> {
         if self.object.is_lost() {
             return Err(LockError::<()>::Gone.into());
         }
-        let whole = self.whole();
-        if !whole.is_frozen() {
-            whole.work((0, whole.len), Mode::Shared)?.freeze();
-        }
+        self.freeze_within(None)?;
         Ok(FrozenArray::new(self.clone()))
+    }
+
+    fn freeze_within(&self, timeout: Option<Duration>) -> Result<(), ArrayError> {
+        if !self.body().claims().is_frozen_here() {
+            let hold = Hold::<T>::take(&self.object, (0, self.body().len()), Mode::Shared, timeout)?;
+            if hold.has_marks() {
+                return Err(guards::marked(hold));
+            }
+            hold.freeze();
+        }
+        Ok(())
     }
 
     /// Was [`freeze`](Self::freeze) called, by anybody?
@@ -351,7 +359,7 @@ impl<T: Pod, L: ArrayKind> SharedArray<T, L> {
         let parts = if L::CLAIMS { hold::parts(layout.rows) } else { 0 };
         let object =
             segment.create_with_parts(L::KIND, Stamp::of::<T>(), layout.n32, layout.n64, parts, init)?;
-        let object = Known::new::<T>(object, Self::rows(segment));
+        let object = Known::new::<T>(object, layout.rows, layout.len);
         Ok(Self { object, start: 0, len: layout.len, of: PhantomData })
     }
 
@@ -363,8 +371,9 @@ impl<T: Pod, L: ArrayKind> SharedArray<T, L> {
     /// An object of this kind and type, if it has the words for it.
     fn from_object(object: Arc<Object>) -> Result<Self, HandleError> {
         let rows = Self::rows(object.segment());
-        let len = Body::check::<T>(&object, rows).ok_or(HandleError::Malformed)?;
-        Ok(Self { object: Known::new::<T>(object, rows), start: 0, len, of: PhantomData })
+        let object = Known::open::<T>(object, rows).ok_or(HandleError::Malformed)?;
+        let len = object.body().len();
+        Ok(Self { object, start: 0, len, of: PhantomData })
     }
 
     /// What the handle leads to.
@@ -374,11 +383,6 @@ impl<T: Pod, L: ArrayKind> SharedArray<T, L> {
 
     fn body(&self) -> &Body {
         self.object.body()
-    }
-
-    /// All elements of the array that this is a slice of.
-    fn whole(&self) -> Self {
-        Self { object: self.object.clone(), start: 0, len: self.body().len(), of: PhantomData }
     }
 
     /// `start` and `len` are within this slice.
@@ -501,6 +505,7 @@ impl<'de, T: Pod, L: ArrayKind> Deserialize<'de> for SharedArray<T, L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::atomic::Relaxed;
 
     /// Encodes as a task's argument, and decodes as another's.
     fn travels<A: Serialize, B: for<'de> Deserialize<'de>>(value: &A) -> Result<B, Option<HandleError>> {
@@ -535,6 +540,22 @@ mod tests {
         let other = array.slice(..).unwrap().claims(1).unwrap();
         let (ours, theirs) = (claims.parts().0, other.parts().1);
         assert!(travels::<_, Claims<u32>>(&(ours, Sent(theirs))).is_err(), "chunks of another slice");
+    }
+
+    #[test]
+    fn a_stray_store_freezes_nothing_under_a_guard() {
+        let array = SharedArray::<u64>::new(4).unwrap();
+        let mut guard = array.get_lock().unwrap();
+        array.object.w32()[0].store(1, Relaxed); // the claims' FROZEN
+        let frozen = std::thread::scope(|s| {
+            s.spawn(|| array.freeze_within(Some(Duration::ZERO)).is_ok()).join().unwrap()
+        });
+        assert!(!frozen, "a slice to read beside one to write");
+        guard[0] = 7;
+        drop(guard);
+        assert_eq!(array.freeze().unwrap()[0], 7);
+        array.object.w32()[0].store(0, Relaxed);
+        assert!(matches!(array.try_get_lock(), Err(LockError::Frozen)), "it reads in place");
     }
 
     #[test]

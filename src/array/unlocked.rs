@@ -168,7 +168,7 @@ impl<T: Pod + Number> SharedArray<T, Unlocked> {
 }
 
 /// The low bytes of a word, in the machine's order, whichever that is.
-fn to_bits<T: Pod>(value: T) -> u64 {
+pub(super) fn to_bits<T: Pod>(value: T) -> u64 {
     let bytes = bytemuck::bytes_of(&value);
     match *bytes {
         [a] => u64::from(a),

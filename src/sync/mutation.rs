@@ -47,6 +47,8 @@ pub(crate) enum Mutation {
     OwnSpanBelieved,
     /// A mark is trimmed in the middle before it is said that a part of it has moved.
     SplitCountedLate,
+    /// A process believes a shared word that the array is frozen, and does not look at its own threads.
+    FreezeBelieved,
     /// An exclusive claim leaves the readers' bias as it is.
     BiasKept,
     /// Who sets the bias does not look whether anybody is there who writes.

@@ -521,7 +521,7 @@ pub(crate) fn retire(word: &Word32, dead: Owner) -> bool {
 }
 
 /// Who holds it at this moment.
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) fn holder(word: &Word32) -> Result<Option<Owner>, Corrupt> {
     match State(word.load(Relaxed)).says() {
         Says::Free => Ok(None),

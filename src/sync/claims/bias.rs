@@ -5,7 +5,6 @@
 
 use super::{
     Claims, Mutation, broken,
-    record::OWN_ROWS,
     table::{BIAS, BIASED, ENTRIES, EXCLUSIVE, Span},
 };
 use crate::{
@@ -33,12 +32,7 @@ impl Claims<'_> {
             return false;
         }
         // Between threads of one process the record decides, whatever stands there: invariant 7.
-        let count = (self.record.count.load(Acquire) as usize).min(OWN_ROWS);
-        let tags = self.record.slots[..count].iter().flat_map(|slots| &slots.tags[..ENTRIES]);
-        let any = tags.fold(0, |any, tag| any | tag.load(Relaxed));
-        // Pairs with the release of each of them.
-        fence(Acquire);
-        any & 1 == 0
+        !self.writes_here()
     }
 
     /// Must an exclusive claim that is announced end the bias, or at least ask?

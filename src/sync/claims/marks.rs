@@ -1,7 +1,7 @@
 //! What the dead leave: ranges whose elements nobody has made whole yet.
 
 use super::table::{At, CONTENDED, EXCLUSIVE, SPLITS, Span};
-use super::{Claim, Claims, Mutation, Who, broken, wait::LOST_RACES};
+use super::{Claim, Claims, Mutation, Who, World, broken, wait::LOST_RACES};
 use crate::{
     atomic::{
         AcqRel,
@@ -32,7 +32,7 @@ impl Claims<'_> {
     }
 
     /// The elements of an exclusive claim are whole again: `left`, which came with it, is trimmed by them.
-    pub(crate) fn repair(&self, claim: &Claim, thread: u64, left: &[Left]) {
+    pub(crate) fn repair<W: World>(&self, claim: &Claim, thread: u64, left: &[Left], world: &W) {
         for mark in left {
             let span = self.table.span(mark.at);
             let mut now = span.load(Relaxed);
@@ -72,6 +72,9 @@ impl Claims<'_> {
                     Ok(_) => break,
                     Err(found) => now = found,
                 }
+            }
+            if span.load(Relaxed) == 0 {
+                self.retire(mark.at, claim.me(), world);
             }
         }
     }

@@ -48,7 +48,8 @@
 //!    can hit an entry that was made in its place meanwhile; so who has looked around looks at its own span once more.
 //!    It sees the cut: it was granted after the trimmer released.
 //! 5. An owner that dies undecided, or shared, was never there: no mark.
-//! 6. FROZEN is stored while a shared claim on all elements is held, and looked at after the others' entries.
+//! 6. FROZEN is stored while a shared claim on all elements is held, and looked at after the others' entries. A process
+//!    believes it once it has seen none of its own threads claim exclusively, and never takes that back.
 //! 7. Between threads of one process the private record decides, by the same protocol and the same fence: whatever stands
 //!    in shared bytes, no two threads of a process are granted what excludes each other. A tag is written by the thread
 //!    that has the entry; a free one is taken by a compare-exchange, save for the home entry, which only one thread takes.
@@ -110,10 +111,12 @@ mod wait;
 
 pub(crate) use marks::Left;
 pub(crate) use record::{Record, Who};
-pub(crate) use table::{At, LINE32, LINE64, Span, Table, entries};
+pub(crate) use table::{At, LINE32, LINE64, Span, Table};
+#[cfg(not(loom))]
+pub(crate) use {table::entries, wait::Deadline};
 
 use self::{
-    record::OWN_ROWS,
+    record::{FROZEN_HERE, NONE_GRANTED, OWN_ROWS, PARKED},
     table::{CONTENDED, ENTRIES, EXCLUSIVE, FROZEN},
     wait::{PAUSES, Wait},
 };
@@ -127,6 +130,7 @@ use crate::{
         Relaxed, // see the table
         Release,
         Rule,
+        SeqCst,
         Word32,
         compiler_fence,
         fence,
@@ -268,7 +272,7 @@ impl Claims<'_> {
         let exclusive = mode != Mode::Shared;
         let Some(claim) = self.go_home(who, span, exclusive) else { return otherwise(None) };
         self.announce(&claim);
-        let frozen = || exclusive && self.table.is_frozen();
+        let frozen = || exclusive && self.is_frozen();
         let early = broken(Mutation::FrozenBeforeTheOthers);
         // Invariants 6 and 9.
         let free = match exclusive {
@@ -286,12 +290,13 @@ impl Claims<'_> {
 
     /// Claims if nobody is in the way and there is nothing to say about it; goes on with what was announced, if anything
     /// was. `None` says nothing: ask [`Self::take`].
-    pub(crate) fn take_on(
+    pub(crate) fn take_on<W: World>(
         &self,
         who: Who,
         span: Span,
         mode: Mode,
         announced: Option<Claim>,
+        world: &W,
     ) -> Option<Claim> {
         let mut left = Vec::new();
         let claim = match announced {
@@ -300,6 +305,7 @@ impl Claims<'_> {
         };
         self.complete(who, &claim, mode, &[], &mut left).ok()?;
         debug_assert!(left.is_empty(), "no mark without somebody known to be dead");
+        self.retire_ours(who.me, world); // so that the next finds the table empty again
         Some(claim)
     }
 
@@ -407,7 +413,7 @@ impl Claims<'_> {
         let mut splits;
         loop {
             splits = self.table.splits();
-            let frozen_too_early = broken(Mutation::FrozenBeforeTheOthers) && self.table.is_frozen();
+            let frozen_too_early = broken(Mutation::FrozenBeforeTheOthers) && self.is_frozen();
             let looked =
                 if atomic::broken(Rule::LookAtOthers) { Ok(()) } else { self.look(who, claim, dead, left) };
             match looked {
@@ -418,7 +424,7 @@ impl Claims<'_> {
                     self.release(claim);
                     return Err(Obstacle::Frozen);
                 }
-                Ok(()) if exclusive && self.table.is_frozen() => {
+                Ok(()) if exclusive && self.is_frozen() => {
                     self.release(claim);
                     return Err(Obstacle::Frozen);
                 }
@@ -520,7 +526,7 @@ impl Claims<'_> {
             for (entry, (tag, span)) in slots.tags[..ENTRIES].iter().zip(&slots.spans).enumerate() {
                 // Acquire: pairs with the release of a slot.
                 let tag = tag.load(Acquire);
-                if tag == 0
+                if matches!(tag, 0 | PARKED)
                     || !(claim.is_exclusive() || tag & 1 != 0)
                     || (own, entry) == (claim.own(), claim.at().entry())
                     || !Span(span.load(Relaxed)).overlaps(claim.span)
@@ -664,7 +670,7 @@ impl Claims<'_> {
                 && of != me
                 && (of == owner || !world.is_alive(of).map_err(Refused::Lost)?)
             {
-                self.locked(me, || self.sweep(row, of, me, world));
+                self.locked(me, || self.sweep(row, of.bits(), me, world));
             }
             return Ok(true);
         }
@@ -679,8 +685,46 @@ impl Claims<'_> {
         Ok(false)
     }
 
-    /// No exclusive claim is granted after this store. The caller holds a shared claim on all elements.
+    /// No exclusive claim is granted after this. The caller holds a shared claim on all elements.
     pub(crate) fn freeze(&self) {
+        self.record.frozen.store(FROZEN_HERE, Release);
         self.table.head[FROZEN].store(1, Release);
+    }
+
+    /// Is the array frozen, so that no thread of this process writes, whatever stands in the shared words? `false` says
+    /// nothing: then [`Self::freeze`] makes sure. Invariant 7.
+    pub(crate) fn is_frozen_here(&self) -> bool {
+        let frozen = &self.record.frozen;
+        if frozen.load(Acquire) == FROZEN_HERE {
+            return true;
+        }
+        if !self.table.is_frozen() {
+            return false;
+        }
+        frozen.store(NONE_GRANTED, Relaxed);
+        // Pairs with the fence of an announcement: we see its tag, or it sees this.
+        fence(SeqCst);
+        let is_sure = !self.writes_here() || broken(Mutation::FreezeBelieved);
+        if is_sure {
+            frozen.store(FROZEN_HERE, Release);
+        }
+        is_sure
+    }
+
+    /// Is there an exclusive claim of this process, perhaps not granted?
+    #[inline(always)]
+    fn writes_here(&self) -> bool {
+        let count = (self.record.count.load(Acquire) as usize).min(OWN_ROWS);
+        let tags = self.record.slots[..count].iter().flat_map(|slots| &slots.tags[..ENTRIES]);
+        let any = tags.fold(0, |any, tag| any | tag.load(Relaxed));
+        // Pairs with the release of each of them.
+        fence(Acquire);
+        any & 1 != 0
+    }
+
+    /// Is no exclusive claim granted any more? Invariant 6.
+    #[inline(always)]
+    fn is_frozen(&self) -> bool {
+        self.table.is_frozen() || self.record.frozen.load(Relaxed) != 0
     }
 }

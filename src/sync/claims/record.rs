@@ -19,6 +19,8 @@ pub(crate) struct Record {
     pub(super) pid: Private32,
     /// Whose home the first entry of our first row is, see [`Who::name`]: no other thread uses it, nor writes its slot.
     pub(super) home: Private64,
+    /// Of a freeze: 0, [`NONE_GRANTED`] or [`FROZEN_HERE`]. It stays in a forked child.
+    pub(super) frozen: Private32,
     /// Claims to read, since the last of them that looked around set the bias: `bias`.
     pub(super) reads: Private32,
     /// How many rows are ours,
@@ -28,11 +30,19 @@ pub(crate) struct Record {
     pub(super) slots: [Slots; OWN_ROWS],
 }
 
+/// This process grants no exclusive claim any more.
+pub(super) const NONE_GRANTED: u32 = 1;
+/// And none of its threads has one: the elements can be read in place.
+pub(super) const FROZEN_HERE: u32 = 2;
+
+/// No thread's tag.
+pub(super) const PARKED: u64 = u64::MAX;
+
 /// The entries of one of our rows, as this process knows them.
 #[derive(Debug)]
 #[cfg_attr(not(loom), repr(align(64)))]
 pub(super) struct Slots {
-    /// The thread that has it, times two, plus one if exclusive; 0 if it is free.
+    /// The thread that has it, times two, plus one if exclusive; 0 if it is free, [`PARKED`] while that is found out.
     pub(super) tags: [Private64; MASK + 1],
     pub(super) spans: [Private64; MASK + 1],
 }
@@ -47,6 +57,7 @@ impl Record {
             pid: word(),
             home: Private64::new(0),
             count: word(),
+            frozen: word(),
             reads: word(),
             rows: std::array::from_fn(|_| word()),
             slots: std::array::from_fn(|_| Slots { tags: slots(), spans: slots() }),

@@ -1,29 +1,40 @@
 //! A process takes rows, and clears those of the dead.
 
+use super::record::{OWN_ROWS, PARKED, Record};
 use super::table::{At, CONTENDED, ENTRIES, EXCLUSIVE, USED};
-use super::{Claims, Mutation, Refused, Who, World, broken, record::OWN_ROWS};
+use super::{Claims, Mutation, PAUSES, Refused, Who, World, broken};
 use crate::{
     atomic::{
         AcqRel,
         Acquire,
         Relaxed, // see the table of the protocol
         Release,
+        give_way,
         spin,
     },
     os::futex,
-    segment::owner::Owner,
+    segment::owner::{OWNER_BITS, Owner},
 };
 
+/// Unlocks a process's private record, also when a panic runs.
+struct Unlocks<'a>(&'a Record);
+
+impl Drop for Unlocks<'_> {
+    fn drop(&mut self) {
+        self.0.lock.store(0, Release);
+    }
+}
+
 impl Claims<'_> {
-    /// Clears a dead process's row of all that is not a mark, if it is still theirs. Under the private lock: until the
+    /// Clears a dead process's row, or nobody's, of all that is not a mark, if it is still theirs. Under the private lock: until the
     /// end the row is ours, but not for our threads.
-    pub(super) fn sweep<W: World>(&self, row: usize, dead: Owner, me: Owner, world: &W) -> bool {
+    pub(super) fn sweep<W: World>(&self, row: usize, dead: u32, me: Owner, world: &W) -> bool {
         let owner = &self.table.lines[row][0];
         if broken(Mutation::TakeoverByStore) {
-            owner.store(dead.bits(), Relaxed);
+            owner.store(dead, Relaxed);
         }
         // From exactly the dead one's name: a row that has passed on since is not touched.
-        let ours = owner.compare_exchange(dead.bits(), me.bits(), AcqRel, Relaxed).is_ok();
+        let ours = owner.compare_exchange(dead, me.bits(), AcqRel, Relaxed).is_ok();
         if ours {
             for entry in 0..ENTRIES {
                 self.clear(At::new(row, entry), true, world);
@@ -65,7 +76,7 @@ impl Claims<'_> {
 
     /// Rows of this process change hands under its private lock: one thread at a time.
     pub(super) fn locked<R>(&self, me: Owner, f: impl FnOnce() -> R) -> R {
-        let record = self.record;
+        let (record, mut pauses) = (self.record, 0);
         loop {
             let holder = record.lock.load(Relaxed);
             // A holder of another name is the process that forked this one: it is not here.
@@ -74,11 +85,51 @@ impl Claims<'_> {
             {
                 break;
             }
-            spin();
+            pauses += 1;
+            if pauses < PAUSES { spin() } else { give_way() }
         }
-        let result = f();
-        record.lock.store(0, Release);
-        result
+        let _unlocks = Unlocks(record);
+        f()
+    }
+
+    /// The mark in that entry is mended as a whole: the entry goes, if its row is ours, nobody's or a dead process's.
+    /// Else its owner clears it.
+    pub(super) fn retire<W: World>(&self, at: At, me: Owner, world: &W) {
+        let row = usize::from(at.row);
+        let of = self.table.lines[row][0].load(Relaxed);
+        if of == me.bits() {
+            self.locked(me, || self.clear_mended(at, me, world));
+        } else if Owner::from_bits(of).is_none_or(|of| matches!(world.is_alive(of), Ok(false))) {
+            self.locked(me, || self.sweep(row, of, me, world));
+        }
+    }
+
+    /// The entries of our rows that were marks go, if others have mended them.
+    pub(super) fn retire_ours<W: World>(&self, me: Owner, world: &W) {
+        let record = self.record;
+        if record.of.load(Acquire) != me.bits() {
+            return;
+        }
+        let count = (record.count.load(Acquire) as usize).min(OWN_ROWS);
+        let rows = record.rows[..count].iter().map(|row| row.load(Relaxed) as usize);
+        for at in rows.flat_map(|row| (0..ENTRIES).map(move |entry| At::new(row, entry))) {
+            if self.is_mended(at, me) {
+                self.locked(me, || self.clear_mended(at, me, world));
+            }
+        }
+    }
+
+    /// Was the entry, of a row of ours, a mark of which nothing is left? A claim of ours has our name.
+    fn is_mended(&self, at: At, me: Owner) -> bool {
+        let word = self.table.word(at).load(Relaxed);
+        word & OWNER_BITS != me.bits() && word != 0 && self.table.span(at).load(Relaxed) == 0
+    }
+
+    /// Under the private lock. No thread of ours makes anything of the entry before its word is 0, which is last.
+    fn clear_mended<W: World>(&self, at: At, me: Owner, world: &W) {
+        if self.is_mended(at, me) {
+            self.clear(at, false, world);
+        }
     }
 
     fn grow_locked<W: World>(&self, who: Who, world: &W) -> Result<(), Refused<W::Lost>> {
@@ -101,7 +152,7 @@ impl Claims<'_> {
                 // Nobody else writes the slot of a thread's home.
                 let anothers = (own, entry) == (0, 0) && record.home.load(Relaxed) != who.name();
                 // Entries that were marks, and are mended.
-                if !anothers && tag.compare_exchange(0, u64::MAX, AcqRel, Relaxed).is_ok() {
+                if !anothers && tag.compare_exchange(0, PARKED, AcqRel, Relaxed).is_ok() {
                     self.clear(At::new(row, entry), false, world);
                     free |= self.table.word(At::new(row, entry)).load(Relaxed) == 0;
                     tag.store(0, Release);
@@ -158,7 +209,7 @@ impl Claims<'_> {
             let owner = Owner::from_bits(line[0].load(Relaxed)).filter(|&owner| owner != me);
             if let Some(owner) = owner
                 && !world.is_alive(owner).map_err(Refused::Lost)?
-                && self.sweep(row, owner, me, world)
+                && self.sweep(row, owner.bits(), me, world)
                 && take(row)
             {
                 return Ok(row);

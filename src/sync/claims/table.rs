@@ -43,16 +43,6 @@ impl Span {
         if start >= end { Self::EMPTY } else { Self(u64::from(start) << 32 | u64::from(end)) }
     }
 
-    /// As it is stored.
-    pub(crate) fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// What was stored, by whomever: any bits are some range, or none.
-    pub(crate) fn from_bits(bits: u64) -> Self {
-        Self::new((bits >> 32) as u32, bits as u32)
-    }
-
     pub(crate) fn start(self) -> u32 {
         (self.0 >> 32) as u32
     }
@@ -63,6 +53,20 @@ impl Span {
 
     pub(super) fn overlaps(self, other: Self) -> bool {
         self.start() < other.end() && other.start() < self.end()
+    }
+}
+
+/// What an array's undo asks of a range.
+#[cfg(not(loom))]
+impl Span {
+    /// As it is stored.
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What was stored, by whomever: any bits are some range, or none.
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self::new((bits >> 32) as u32, bits as u32)
     }
 
     /// The smallest that has both.
@@ -110,6 +114,7 @@ impl At {
     }
 }
 
+#[cfg(not(loom))]
 /// How many numbers [`At::index`] has in a table of so many rows.
 pub(crate) const fn entries(rows: usize) -> usize {
     rows * ENTRIES

@@ -11,6 +11,23 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(32);
 /// With the time-out over, that many lost races end the wait.
 pub(super) const LOST_RACES: u32 = 64;
 
+/// When a wait ends that has several parts: each gets what is left.
+#[cfg(not(loom))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Option<Instant>);
+
+#[cfg(not(loom))]
+impl Deadline {
+    /// Without a time-out, or with one that no clock can show, there is none.
+    pub(crate) fn after(timeout: Option<Duration>) -> Self {
+        Self(timeout.and_then(|timeout| futex::now().checked_add(timeout)))
+    }
+
+    pub(crate) fn left(self) -> Option<Duration> {
+        self.0.map(|deadline| deadline.saturating_duration_since(futex::now()))
+    }
+}
+
 /// One wait for a claim.
 pub(super) struct Wait {
     timeout: Option<Duration>,

@@ -135,7 +135,7 @@ impl World {
     ) -> Result<(Claim, Vec<Left>), Refused<Infallible>> {
         let who = Who { me: self.owners[process], thread };
         let (claims, asked) = (self.claims(process), Span::new(span.0, span.1));
-        let on = |announced| claims.take_on(who, asked, mode, announced);
+        let on = |announced| claims.take_on(who, asked, mode, announced, &Dead(&self.dead));
         if let Some(claim) = claims.take_free(who, asked, mode, on) {
             return Ok((claim, Vec::new()));
         }
@@ -246,7 +246,7 @@ impl World {
                         (told.start()..told.end()).filter(move |&i| !(now.start()..now.end()).contains(&i))
                     })
                     .collect();
-                self.claims(held.process).repair(&held.claim, held.thread, &left);
+                self.claims(held.process).repair(&held.claim, held.thread, &left, &Dead(&self.dead));
                 let mended = held.span.0..held.span.1;
                 self.marked.retain(|element| !mended.contains(element) || moved.contains(element));
             }
@@ -311,6 +311,31 @@ impl World {
         assert_eq!(self.claims(0).table.is_frozen(), self.frozen);
         let writers = self.held.iter().any(|held| held.exclusive);
         assert!(!self.is_biased() || !writers && self.marked.is_empty(), "readers are let in beside these");
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_mark_that_was_mended() {
+    // Of a panic or a death; mended by its own process, or by another.
+    for dies in [false, true] {
+        for mender in [0, 1] {
+            let mut world = World::new();
+            world.take_checked(0, 1, (2, 5), Mode::Exclusive);
+            world.run(&if dies { Step::Die(0) } else { Step::Abandon(0) });
+            world.take_checked(mender, 2, (2, 5), Mode::Exclusive);
+            world.run(&Step::Repair(0));
+            world.run(&Step::Release(0));
+            // Its process sees to a mark of its own that another has mended: at its next claim that has to look around.
+            for process in [1, 0] {
+                world.take_checked(process, 3, (7, 8), Mode::Exclusive);
+                world.run(&Step::Release(0));
+            }
+            let entries = world.w32[LINE32..].chunks(LINE32).flat_map(|line| &line[1..=ENTRIES]);
+            assert!(
+                entries.into_iter().all(|word| word.load(Relaxed) == 0),
+                "dies: {dies}, mender: {mender}"
+            );
+        }
     }
 }
 

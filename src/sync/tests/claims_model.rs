@@ -5,7 +5,7 @@ use super::model::{
     owner, spare,
 };
 use crate::{
-    atomic::{Word32, Word64},
+    atomic::{Relaxed, Word32, Word64},
     os::futex,
     segment::owner::Owner,
     sync::{
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 use loom::{cell::UnsafeCell, thread};
-use std::{convert::Infallible, rc::Rc, time::Duration};
+use std::{cell::Cell, convert::Infallible, rc::Rc, time::Duration};
 
 const PROCESSES: usize = 2;
 const TRY: Option<Duration> = Some(Duration::ZERO);
@@ -88,7 +88,7 @@ impl World {
         timeout: Option<Duration>,
     ) -> Result<(Claim, Vec<Left>), Refused<Infallible>> {
         let (claims, who, span) = (self.claims(id), Who { me: owner(id), thread: 1 }, Span::new(start, end));
-        let on = |announced| claims.take_on(who, span, mode, announced);
+        let on = |announced| claims.take_on(who, span, mode, announced, &Around(&self.kernel));
         match claims.take_free(who, span, mode, on) {
             Some(claim) => Ok((claim, Vec::new())),
             None => claims.take(who, span, mode, &Around(&self.kernel), timeout),
@@ -166,7 +166,9 @@ fn threads_of_one_process() {
         let threads = [2, 1].map(|thread| {
             spawn(&world, 0, None, move |world| {
                 let (claims, who) = (world.claims(0), Who { me: owner(0), thread });
-                let ask = |announced| claims.take_on(who, Span::new(0, 1), Mode::Exclusive, announced);
+                let ask = |announced| {
+                    claims.take_on(who, Span::new(0, 1), Mode::Exclusive, announced, &Around(&world.kernel))
+                };
                 if let Some(claim) = claims.take_free(who, Span::new(0, 1), Mode::Exclusive, ask) {
                     world.element.with_mut(|_| ());
                     claims.release(&claim);
@@ -198,6 +200,30 @@ fn freeze_and_write(kill: Option<usize>, killed: &dyn Fn()) {
     let after = world.work(PROCESSES, Mode::Exclusive, TRY);
     assert_eq!(after, if frozen { Err(Refused::Frozen) } else { Ok(false) });
     world.element.with(|_| ());
+}
+
+/// A thread writes; another of its process finds a word in shared memory that says that the array is frozen.
+fn a_freeze_that_is_not_true() {
+    check("a freeze that is not true", || {
+        let world = World::new();
+        let threads = [
+            spawn(&world, 0, None, |world| {
+                if let Ok((claim, _)) = world.take(0, Mode::Exclusive, TRY) {
+                    world.element.with_mut(|_| ());
+                    world.claims(0).release(&claim);
+                }
+            }),
+            spawn(&world, 0, None, |world| {
+                world.w32[0].store(1, Relaxed);
+                if world.claims(0).is_frozen_here() {
+                    world.element.with(|_| ());
+                }
+            }),
+        ];
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
 }
 
 fn a_freeze_against_a_writer() {
@@ -247,7 +273,7 @@ fn mending_the_middle(rows: [usize; 3], mode: Mode, kill: Option<usize>, killed:
             world.claims(looker).release(&claim);
         }),
         spawn(&world, mender, kill, move |world| {
-            world.claims(mender).repair(&middle, 1, &left);
+            world.claims(mender).repair(&middle, 1, &left, &Around(&world.kernel));
             world.claims(mender).release(&middle);
         }),
     ];
@@ -285,13 +311,13 @@ fn a_cut_into_a_claim() {
         let (end, left) = get(&world, 1, (2, 3));
         assert_eq!(left.len(), 1);
         let cutter = spawn(&world, 1, None, move |world| {
-            world.claims(1).repair(&end, 1, &left);
+            world.claims(1).repair(&end, 1, &left, &Around(&world.kernel));
             world.claims(1).release(&end);
         });
         let other = spawn(&world, 0, None, move |world| {
             for part in [(1, 2), (0, 1)] {
                 let (claim, left) = get(world, 2, part);
-                world.claims(2).repair(&claim, 1, &left);
+                world.claims(2).repair(&claim, 1, &left, &Around(&world.kernel));
                 world.claims(2).release(&claim);
             }
             if world.take_at(0, (0, 3), Mode::Exclusive, TRY).is_ok() {
@@ -363,7 +389,7 @@ fn a_bias_that_another_ends() {
         };
         let ends = move |world: &World| {
             let (claims, who) = (world.claims(2), Who { me: owner(2), thread: 1 });
-            if let Some(claim) = claims.take_on(who, span, Mode::Exclusive, None) {
+            if let Some(claim) = claims.take_on(who, span, Mode::Exclusive, None, &Around(&world.kernel)) {
                 world.element.with_mut(|_| ());
                 claims.release(&claim);
             }
@@ -426,6 +452,7 @@ fn claims_exclude() {
 
 #[test]
 fn after_a_freeze_nobody_writes() {
+    a_freeze_that_is_not_true();
     a_freeze_against_a_writer();
     check_every_kill("freeze against exclusive", 4, |n, killed| freeze_and_write(Some(n), killed));
 }
@@ -438,6 +465,42 @@ fn a_row_of_the_dead_has_one_heir() {
             a_row_changes_hands(victim, Some(n), killed);
         });
     }
+}
+
+/// As an update does it: process 0 claims undecided, decides, writes, settles and releases; it may be killed. What is told
+/// of it depends on how far it came.
+fn an_update(kill: Option<usize>, killed: &dyn Fn()) {
+    let world = World::new();
+    let came = Rc::new(Cell::new(0));
+    let notes = came.clone();
+    let updates = move |world: &World| {
+        let (claim, _) = world.take(0, Mode::Undecided, None).expect("it waits, and gets it");
+        notes.set(1);
+        world.claims(0).decide(&claim);
+        notes.set(2);
+        world.element.with_mut(|_| ());
+        world.claims(0).settle(&claim);
+        notes.set(3);
+        world.claims(0).release(&claim);
+    };
+    let reads = |world: &World| {
+        world.work(1, Mode::Shared, None).expect("it waits, and gets it");
+    };
+    let ends =
+        [spawn(&world, 1, None, reads), spawn(&world, 0, kill, updates)].map(|end| end.join().unwrap());
+    if ends[1] {
+        killed();
+    }
+    spare();
+    let marked = world.work(PROCESSES, Mode::Exclusive, TRY).expect("nobody has it who lives");
+    // A kill comes before a write: between the two it has decided, and not settled.
+    assert_eq!(marked, came.get() == 2, "it came to {}", came.get());
+}
+
+#[test]
+fn an_update_marks_until_it_is_settled() {
+    check("an update", || an_update(None, &|| ()));
+    check_every_kill("an update", 5, |n, killed| an_update(Some(n), killed));
 }
 
 #[test]
@@ -464,6 +527,7 @@ fn mutations() {
         Caught::Saying("granted after a freeze"),
         a_freeze_against_a_writer,
     );
+    must_fail(&[Mutation::FreezeBelieved], Caught::Race, a_freeze_that_is_not_true);
     must_fail(&[Mutation::BiasKept], Caught::Race, || a_bias_against_a_writer(true));
     must_fail(&[Mutation::BiasWithoutLook], Caught::Race, || a_bias_against_a_writer(false));
     must_fail(&[Mutation::BiasWithoutFence], Caught::Race, a_bias_that_another_ends);
