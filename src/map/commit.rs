@@ -43,14 +43,15 @@ use crate::{
 };
 use std::ops::Range;
 
-/// Why a change was not made. Nothing is changed.
+/// Why a change was not made. Nothing is changed, unless it is [`Damaged`](Self::Damaged): then a part of it may be made, or
+/// all of it but what follows, such as a split.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Refusal {
     /// No room for so many bytes.
     Full(u64),
     /// The bytes are not what we write.
     Damaged,
-    /// The kernel, or the segment, refused.
+    /// The kernel, or the segment, refused more room.
     #[cfg(not(loom))]
     Other(crate::CreateError),
 }
@@ -455,7 +456,8 @@ pub(super) fn split_some<S: Space>(space: &S, new: Range<u64>, inline: bool) -> 
     Ok(())
 }
 
-/// Adds a bucket, which has memory already. `false`: there was no room for its overflow, and nothing is changed.
+/// Adds a bucket, which has memory already. `false`: there was no room for its overflow, or none to be had, and nothing is
+/// changed.
 pub(super) fn split<S: Space>(space: &S, inline: bool) -> Result<bool, Refusal> {
     let n = space.state().load(Relaxed);
     let source = space.bucket(split_source(n)).ok_or(Refusal::Damaged)?;
@@ -470,11 +472,11 @@ pub(super) fn split<S: Space>(space: &S, inline: bool) -> Result<bool, Refusal> 
             let unused = unused_in(last, inline);
             match add(space, unused, last, inline, |to| copy_to(from, to, inline)) {
                 Ok(()) => {}
-                Err(Refusal::Full(_)) => {
+                Err(Refusal::Damaged) => return Err(Refusal::Damaged),
+                Err(_) => {
                     give_chain(space, target);
                     return Ok(false);
                 }
-                Err(other) => return Err(other),
             }
             if unused.is_none() {
                 last = space.overflow(last[NEXT].load(Relaxed) & LINK_BITS).ok_or(Refusal::Damaged)?;

@@ -1,6 +1,7 @@
 //! The engine against a plain `HashMap`, and what its bytes can be made to do.
 
 mod face;
+mod refused;
 mod stalled;
 
 use super::{Cursor, engine::Engine, shape::Shape};
