@@ -37,6 +37,7 @@ fn main() {
         ("all_places_taken", all_places_taken),
         ("a_full_dev_shm", a_full_dev_shm),
         ("other_pid_namespaces", other_pid_namespaces),
+        ("never_standard_output", never_standard_output),
     ]);
 }
 
@@ -840,4 +841,73 @@ fn other_pid_namespaces() {
     assert_eq!(two.end(), End::Exit(0));
     assert_eq!(one.end(), End::Exit(128 + libc::SIGKILL));
     assert!(!there(&name), "the last one out was in another namespace");
+}
+
+/// A program that has closed standard input, output and error, or some of them: none of its descriptors of ours has such
+/// a number, so what it prints is not written into shared memory.
+fn never_standard_output() {
+    fn print(closed: &[i32]) {
+        if closed.contains(&1) {
+            println!("{:4096}", "overwritten");
+        }
+        if closed.contains(&2) {
+            eprintln!("{:4096}", "overwritten");
+        }
+    }
+    let name = name("stdio");
+    let manager = small().create(&name).unwrap();
+    let value = manager.value("x", [7u64; 8]).unwrap();
+    for closed in [&[0, 1, 2][..], &[1], &[2], &[1, 2]] {
+        fork(|| {
+            // The child inherits what is there already, so it begins anew with an opening of its own.
+            let free = |number: &i32| {
+                // SAFETY: asks about a number.
+                unsafe { libc::fcntl(*number, libc::F_GETFD) == -1 }
+            };
+            for number in closed {
+                // SAFETY: nobody uses it but who prints.
+                unsafe { libc::close(*number) };
+            }
+            let theirs = {
+                let other = format!("{name}-other");
+                let manager = small().create(&other).unwrap();
+                let value = manager.value("x", [7u64; 8]).unwrap();
+                assert!(closed.iter().all(free), "created");
+                (manager, value)
+            };
+            let looks = look().open(&name).unwrap();
+            let private = Manager::new().unwrap();
+            let count = private.value("x", [7u64; 8]).unwrap();
+            assert!(closed.iter().all(free), "private");
+            print(closed);
+            assert_eq!((theirs.1.get(), count.get()), ([7; 8], [7; 8]));
+            let number = looks.value("x", [0u64; 8]).unwrap();
+            assert_eq!(number.get(), [7; 8]);
+        })
+        .succeeds("prints to nobody");
+        // One that opens to write, which inherited nothing of it.
+        let (other, go) = (format!("{name}-b"), Line::new());
+        let opener = fork(|| {
+            for number in closed {
+                // SAFETY: as above.
+                unsafe { libc::close(*number) };
+            }
+            go.receive();
+            let manager = Manager::open(&other).unwrap();
+            let value = manager.value("x", [7u64; 8]).unwrap();
+            // SAFETY: asks about a number.
+            let free = |number: &i32| unsafe { libc::fcntl(*number, libc::F_GETFD) == -1 };
+            assert!(closed.iter().all(free), "opened");
+            print(closed);
+            assert_eq!(value.get(), [7; 8]);
+            manager.verify().unwrap();
+        });
+        let theirs = small().create(&other).unwrap();
+        let value = theirs.value("x", [7u64; 8]).unwrap();
+        go.send(0);
+        opener.succeeds("opens, and prints to nobody");
+        assert_eq!(value.get(), [7; 8]);
+    }
+    assert_eq!(value.get(), [7; 8]);
+    manager.verify().unwrap();
 }

@@ -11,7 +11,7 @@
 //! Killed here? A message is sent by one system call: it was sent or it was not. Descriptors in a message that nobody
 //! receives are closed with the channel.
 
-use super::process::poll;
+use super::{descriptor, process::poll};
 use crate::{atomic::step, error::OsError};
 use rustix::{
     fd::{BorrowedFd, OwnedFd},
@@ -56,6 +56,7 @@ pub(crate) enum Received {
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), OsError> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(os("socketpair"))
+        .and_then(|(ours, theirs)| Ok((descriptor::high(ours)?, descriptor::high(theirs)?)))
 }
 
 /// Sends one message, with descriptors. Does not wait.
@@ -136,6 +137,7 @@ fn receive_now(from: BorrowedFd<'_>, buffer: &mut [u8], max_fds: usize) -> Resul
     if message.flags.contains(ReturnFlags::TRUNC) || fds.len() > max_fds {
         return Err(OsError::new("recvmsg (too long)", libc::EMSGSIZE));
     }
+    let fds = fds.into_iter().map(descriptor::high).collect::<Result<_, _>>()?;
     match message.bytes {
         0 => Ok(Received::Closed),
         len => Ok(Received::Message { len, fds }),

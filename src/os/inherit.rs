@@ -6,7 +6,7 @@
 //! by the time it is read, so it is not taken over: what it leads to is looked at by name, and opened anew.
 #![allow(unsafe_code, reason = "work between fork and exec, and a descriptor by its number")]
 
-use super::liveness;
+use super::{descriptor, liveness};
 use crate::error::OsError;
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
@@ -18,7 +18,7 @@ use std::{os::unix::process::CommandExt, process::Command};
 /// A copy of `fd` for the child that `command` starts; the number that it will have there.
 pub(crate) fn give(command: &mut Command, fd: BorrowedFd<'_>) -> Result<RawFd, OsError> {
     // Above the numbers that `Command` moves descriptors to.
-    let copy = rustix::io::fcntl_dupfd_cloexec(fd, 3)
+    let copy = rustix::io::fcntl_dupfd_cloexec(fd, descriptor::FIRST)
         .map_err(|e| OsError::new("fcntl(F_DUPFD_CLOEXEC)", e.raw_os_error()))?;
     let number = copy.as_raw_fd();
     let keep = move || rustix::io::fcntl_setfd(&copy, FdFlags::empty()).map_err(std::io::Error::from);

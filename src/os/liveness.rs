@@ -13,7 +13,10 @@
 //!    cannot make us look dead, and a forked child (also by a raw `clone`) cannot make its dead parent look alive.
 //! 4. *Before anything is taken from a dead process*: the observer must still lead to the segment's file.
 
-use super::memory::{FileId, stat};
+use super::{
+    descriptor,
+    memory::{FileId, stat},
+};
 use crate::{atomic::step, error::OsError};
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -42,7 +45,7 @@ fn reopen_as(fd: BorrowedFd<'_>, access: OFlags) -> Result<OwnedFd, OsError> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     loop {
         match rustix::fs::open(path.as_str(), access | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fd) => return Ok(fd),
+            Ok(fd) => return descriptor::high(fd),
             Err(Errno::INTR) => {}
             Err(e) => return Err(OsError::new("open(/proc/self/fd)", e.raw_os_error())),
         }

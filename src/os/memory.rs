@@ -5,6 +5,7 @@
 //! error here and never a signal at the first touch.
 #![allow(unsafe_code, reason = "mmap and what lies behind it")]
 
+use super::descriptor;
 use crate::{
     atomic::{self, Private32},
     error::OsError,
@@ -41,7 +42,8 @@ pub(crate) fn create_sealed(bytes: u64) -> Result<OwnedFd, OsError> {
         Err(Errno::INVAL) => rustix::fs::memfd_create(c"allmend", flags),
         other => other,
     }
-    .map_err(os("memfd_create"))?;
+    .map_err(os("memfd_create"))
+    .and_then(descriptor::high)?;
     rustix::fs::ftruncate(&fd, bytes).map_err(os("ftruncate"))?;
     rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
         .map_err(os("fcntl(F_ADD_SEALS)"))?;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `memory` | sealed memfds, mappings, `fallocate` |
 //! | `shm` | names in /dev/shm, and what they lead to |
+//! | `descriptor` | numbers of descriptors that we keep |
 //! | `liveness` | open-file-description locks: who is alive |
 //! | `fork` | what a fork must not break |
 //! | `inherit` | a descriptor for a child of the program's own making |
@@ -20,6 +21,8 @@ pub(crate) mod futex;
 
 #[cfg(not(loom))]
 pub(crate) mod channel;
+#[cfg(not(loom))]
+pub(crate) mod descriptor;
 #[cfg(not(loom))]
 pub(crate) mod fork;
 #[cfg(not(loom))]

@@ -19,6 +19,7 @@
 //! notice. Nothing here is a shared word.
 #![allow(unsafe_code, reason = "posix_spawn, which rustix lacks")]
 
+use super::descriptor;
 use crate::error::OsError;
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec},
@@ -206,6 +207,7 @@ fn watch(pid: Pid) -> Result<Child, OsError> {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     let seen = rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(os("pidfd_open"))
+        .and_then(descriptor::high)
         .and_then(|pidfd| Ok((exit_of(pidfd.as_fd(), look)?, pidfd)));
     match seen {
         // The host reaped it under us, and the pid may be a stranger's by now: `waitid` knows only children.
@@ -348,7 +350,8 @@ impl Bell {
     /// A silent one.
     pub(crate) fn new() -> Result<Self, OsError> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        rustix::event::eventfd(0, flags).map(|fd| Self(fd.into())).map_err(os("eventfd"))
+        let fd = rustix::event::eventfd(0, flags).map_err(os("eventfd"))?;
+        descriptor::high(fd).map(|fd| Self(fd.into()))
     }
 
     /// Makes it readable until [`Bell::silence`].

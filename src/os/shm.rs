@@ -9,14 +9,17 @@
 //! * It opens by name, so it may map another file than the one that we have checked. The caller compares a random number
 //!   in both.
 //! * Its descriptor is out of our reach. Code that closes descriptors under us makes its drop close one of somebody else.
-//! * If descriptor 0 is free it takes that and never closes it: then we map ourselves.
+//! * If standard input, output or error is closed it takes that number: then we map ourselves.
 //! * It maps to read and write, and in /dev/shm alone: to look only, or elsewhere, we map ourselves.
 //!
 //! **Another directory.** For tests that need a small or an own file system, `ALLMEND_SHM_DIR` names one. Not in a program
 //! that runs with more rights than who started it.
 #![allow(unsafe_code, reason = "getauxval")]
 
-use super::memory::{FileId, Mapping};
+use super::{
+    descriptor,
+    memory::{FileId, Mapping},
+};
 use crate::{atomic::step, error::OsError};
 use rustix::{
     fd::{AsRawFd, BorrowedFd, OwnedFd},
@@ -127,7 +130,7 @@ impl ShmName {
     pub(crate) fn open(&self, write: bool) -> Result<OwnedFd, OsError> {
         let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
         let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        retried("open", || rustix::fs::open(&*self.path, flags, Mode::empty()))
+        retried("open", || rustix::fs::open(&*self.path, flags, Mode::empty())).and_then(descriptor::high)
     }
 
     /// What the name leads to at this moment.
@@ -152,6 +155,7 @@ impl ShmName {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         step();
         let fd = retried("open(O_TMPFILE)", || rustix::fs::open(directory, flags, mode))?;
+        let fd = descriptor::high(fd)?;
         step();
         retried("fchmod", || rustix::fs::fchmod(&fd, mode))?; // the umask is not the caller's wish
         Ok(fd)
@@ -182,8 +186,8 @@ impl ShmName {
     /// that cannot be. Which file it is is for the caller to find out. `None`: the name leads nowhere.
     pub(crate) fn map(&self, fd: BorrowedFd<'_>, bytes: u64) -> Result<Option<Mapping>, OsError> {
         // SAFETY: `BorrowedFd` is a number here: whether it is open is the question.
-        let zero_is_free = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(0) }).is_err();
-        if !self.is_usual || zero_is_free {
+        let is_free = |number| rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_err();
+        if !self.is_usual || (0..descriptor::FIRST).any(is_free) {
             return Mapping::new(fd, bytes as usize).map(Some);
         }
         let failed = |errno: u32| OsError::new("shared_memory", errno as i32);
