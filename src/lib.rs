@@ -41,7 +41,7 @@
 //! 4. When the last process is gone, nothing is left behind unless [`Manager::persist`] asked for it; after a kill, a named
 //!    segment goes with the next that is created, or with [`clear_stale`].
 //! 5. No single sleep is unbounded: every wait looks again at who is alive. A wait for a lock ends when its holder does,
-//!    and waiting for a lock or for a result has a form with a time-out.
+//!    and a guard and a result can be waited for with a time-out.
 //!
 //! How it is kept, and what is not promised, is in [`docs`].
 

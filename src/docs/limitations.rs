@@ -38,9 +38,10 @@
 //!
 //! # Arrays
 //!
-//! * **At most 2^32 - 1 elements**, and each array costs about 16 KiB for its claims and 7 KiB for what updates undo.
+//! * **At most 2^32 - 1 elements**, and each array costs some 24 KiB for its claims and for what
+//!   updates undo in a segment of 127 places, and some 190 KiB in one of 1023.
 //! * **A claim costs more than the lock of a value**: it looks at the claims of all others, and two processes that claim at
-//!   the same time look at each other's. Claim ranges that are worth it, or [`freeze`](crate::SharedArray::freeze) what is
+//!   the same time look at each other's, unless both only read. Claim ranges that are worth it, or [`freeze`](crate::SharedArray::freeze) what is
 //!   only read.
 //! * **In place means trust.** A peer of the same user that writes without a claim writes under your slice.
 //! * **A writer can starve** behind a stream of overlapping readers: use a time-out.
@@ -62,8 +63,10 @@
 //!   [`get_lock_timeout`](crate::SharedValue::get_lock_timeout). Readers go on.
 //! * **Not recursive.** A second lock by the same thread is [`Deadlock`](crate::LockError::Deadlock), at once. Two values
 //!   locked in two orders by two processes do wait for each other: take them in one order, or with a time-out.
-//! * **Calls without a form with a time-out**: `set` and `update` (take the guard with a time-out), `Pool::submit` when the
-//!   queue is full, the iterator of `Pool::map`, and the drop of the last handle of a pool, which waits for its tasks.
+//! * **Calls without a form with a time-out**: `set` and `update` of a value, and all of an array but its guards and
+//!   `claim` (take a guard with a time-out, then work on it); [`lock_all`](crate::array::lock_all); changes of a map, which
+//!   wait for a shard that a living process is changing; `Pool::submit` when the queue is full, the iterator of
+//!   `Pool::map`, and the drop of the last handle of a pool, which waits for its tasks.
 //! * **The commit is silent.** If somebody overwrote the lock's bytes while we held it, the next who locks is told, not we.
 //! * **A forked child's first step may fail**: it needs a place of its own. Then locking is an error; reading works as
 //!   long as somebody else keeps the object; writing without a lock (atomics, unlocked values) panics, because the place

@@ -117,7 +117,7 @@
 //! | `Pool::map`, windows of a shared array | 510 | 1.02 |
 //! | the same, means written into a shared array | 510 | 1.02 |
 //!
-//! joblib with numpy was not there; in an earlier run, disturbed by other work, it took 1.80 times the least, and ours 1.09.
+//! joblib with numpy was not there.
 //!
 //! # The map's table, and the rows that we lose
 //!
@@ -149,7 +149,8 @@
 //!
 //! *Won*: each of these rows against LMDB, Redis and `Manager().dict`; against Boost.Interprocess each but 50/50 of strings in
 //! one process; insert of u64 at 2.0 times hashbrown's (goal 3). Memory: 46.1 bytes per entry of u64 -> u64 (goal 50). A second
-//! process costs no more than a second hashbrown beside the first.
+//! process that reads costs what a second hashbrown costs beside the first, or little more; one that inserts into the same
+//! shards costs more than that.
 //!
 //! *Lost*: `get` of u64 takes 3.7 times hashbrown's (goal 2), `get` of strings 3.2 times (goal 1.75). We are behind dashmap
 //! everywhere; behind papaya in uniform `get`, in insert with two processes, in 95/5 and zipf of u64 with one, and in all of
@@ -157,9 +158,6 @@
 //! and 4.0, both with strings).
 //!
 //! *Why*: a string's `get` waits for the bucket before it knows the block, which takes 160 bytes, three cache lines or four;
-//! the value is copied twice, since what is decoded must stand still. An insert was profiled: it
-//! had 1400 instructions, and one load, the first of its bucket, took 44 % of its time, since no other insert was under way
-//! meanwhile; a split read the block of each entry that it moved. Now what most writes come to is short, buckets are split
-//! eight at a time (their waits overlap), and a slot's tag says where its entry goes. In a loop over a million fresh keys,
-//! the two versions one after the other on the busy machine, nanoseconds of processor time: u64 405 before and 200 after,
-//! overwrite of u64 290 and 125, strings 680 and 300 to 375.
+//! the value is copied twice, since what is decoded must stand still. An insert waits for its bucket while no other insert
+//! is under way; buckets are split eight at a time, so that their waits overlap, and a slot's tag says where its entry
+//! goes, so that a split reads no block.
