@@ -225,7 +225,8 @@ impl Engine {
             }
             // If the holder of the lock is stopped or dead nothing changes, and the plain look succeeds.
             let locked = Locked::take(self.locks(), shard, Some(Duration::ZERO));
-            let seen = look();
+            // As the first time: others may have let the map go since.
+            let seen = self.looking(&mut look);
             if let Ok(locked) = locked {
                 // An inherited lock keeps its mark: the next writer recovers.
                 locked.release();

@@ -1,18 +1,23 @@
 //! A reader that stands still between the first bucket of a chain and the next one, while a writer dies and its heir
-//! recovers: it must neither miss what is there throughout, nor see what never was.
+//! recovers: it must neither miss what is there throughout, nor see what never was. And one for reading only that stands
+//! still between two looks, while the map goes.
 
-use super::{INLINE, all, engine, is_sound, private};
+use super::{INLINE, all, engine, is_sound, private, shape};
 use crate::{
     atomic::{Relaxed, Release, Word64},
     map::{
         commit::{self, Found, Space, Spot, add_block, add_pair, compact, find_block, find_pair},
         engine::Engine,
-        probe::{Bucket, Memory, get_block, get_inline},
+        probe::{Bucket, Fault, Memory, get_block, get_inline},
         shape::{LINK_BITS, NEXT, PAIRS, SLOTS, address, split_source},
         shard::{Shard, hash_bytes, hash_word},
     },
+    segment::{Kind, Segment, named::NamedOptions},
 };
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 /// Runs `then` once, when the reader has found an overflow bucket and not looked into it.
 struct Standing<'a, F: FnOnce()> {
@@ -227,5 +232,39 @@ fn an_iteration_gives_once_what_lies_in_two_places() {
         assert_eq!(all(&chain.engine).len(), chain.keys.len() - 2, "inline: {inline}");
         shard.recover().unwrap();
         is_sound(&chain.engine, chain.keys.len() - 2);
+    }
+}
+
+#[test]
+fn a_map_that_goes_between_two_looks_is_gone() {
+    for inline in [true, false] {
+        let name = format!("map-stalled-{}", std::process::id());
+        let segment = Segment::create_named(&name, &NamedOptions::default()).unwrap();
+        let to_look = NamedOptions { read_only: true, ..NamedOptions::default() };
+        let seen = Segment::open_named(&name, &to_look).unwrap();
+        let shape = shape(INLINE.filter(|_| inline));
+        let map = Engine::create_in(&segment, &shape).unwrap();
+        let object = seen.open(map.object().place(), Kind::Map, (shape.types, "")).unwrap();
+        let reader = Engine::open(object, shape.inline).unwrap();
+        assert_eq!(reader.looked(0, || Ok(1)), Ok(1));
+        // Overtaken the first time; then the map goes, and its memory becomes another one.
+        let (mut looks, mut map, mut other) = (0, Some(map), None);
+        let end = catch_unwind(AssertUnwindSafe(|| {
+            reader.looked(0, || {
+                looks += 1;
+                if looks == 1 {
+                    return Err(Fault::Overtaken);
+                }
+                drop(map.take());
+                other.get_or_insert_with(|| Engine::create_in(&segment, &shape).unwrap());
+                Ok(2)
+            })
+        }));
+        let text = end.expect_err("what it saw is another map's");
+        let text = text.downcast_ref::<String>().expect("words");
+        assert!(text.starts_with("the object is gone"), "{text}");
+        assert_eq!(other.unwrap().object().place().at, reader.object().place().at);
+        drop(reader);
+        segment.unlink().unwrap();
     }
 }
