@@ -6,7 +6,7 @@
 
 mod harness;
 
-use allmend::{LockError, Manager, MapError, SharedMap};
+use allmend::{LockError, Manager, MapError, OpenError, SharedMap};
 use harness::{Child, Line, Random, die, fork, stage, until, words};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -673,21 +673,39 @@ fn a_map_is_read_through_a_mapping_that_cannot_be_written() {
     let (ready, go) = (Line::new(), words());
     let reader = fork(|| {
         let manager = Manager::builder().read_only().open(&name).unwrap();
-        let counts = manager.open_object::<SharedMap<u64, u64>>("counts").unwrap();
-        let texts = manager.open_object::<SharedMap<String, String>>("texts").unwrap();
+        // By both ways: as what is there, and as what would be made if it were not.
+        let counts = manager.map::<u64, u64>("counts").unwrap();
+        let texts = manager.map::<String, String>("texts").unwrap();
+        let again = manager.open_object::<SharedMap<String, String>>("texts").unwrap();
         ready.send(0);
         let mut rounds = 0;
         while go[0].load(SeqCst) == 0 || rounds < 3 {
             for key in 0..500 {
                 assert!(counts.get(key).unwrap().is_some_and(|n| n % 1_000 == key));
                 assert_eq!(number(texts.get(&key_text(key)).unwrap().unwrap()) % 1_000, key);
+                assert!(counts.contains_key(key).unwrap() && again.contains_key(&key_text(key)).unwrap());
             }
             assert!(counts.iter().filter(|e| e.as_ref().is_ok_and(|(key, _)| *key < 500)).count() == 500);
-            assert!(counts.len() >= 500 && texts.contains_key(&key_text(1)).unwrap());
+            assert!(texts.keys().all(|key| key.unwrap().starts_with("key")));
+            assert_eq!(texts.iter().count(), 500);
+            assert!(counts.len() >= 500 && texts.len() == 500);
+            let (all_counts, all_texts) = (counts.snapshot().unwrap(), texts.snapshot().unwrap());
+            for key in 0..500 {
+                assert_eq!(all_counts[&key] % 1_000, key);
+                assert_eq!(number(all_texts[&key_text(key)].clone()) % 1_000, key);
+            }
+            assert_eq!(all_texts.len(), 500);
+            assert!(counts.get(u64::MAX).unwrap().is_none() && !texts.contains_key("none").unwrap());
             rounds += 1;
         }
         assert_eq!(counts.insert(1, 1), Err(MapError::ReadOnly));
+        assert_eq!(texts.insert("a", "b"), Err(MapError::ReadOnly));
+        assert_eq!(counts.remove(1), Err(MapError::ReadOnly));
+        assert_eq!(counts.clear(), Err(MapError::ReadOnly));
         assert_eq!(counts.fetch_add(1, 1), Err(MapError::ReadOnly));
+        assert!(matches!(counts.get_lock(1), Err(LockError::ReadOnly)));
+        assert!(matches!(manager.map::<u64, u64>("new"), Err(OpenError::ReadOnly)));
+        assert!(matches!(manager.map::<u64, u32>("counts"), Err(OpenError::WrongType { .. })));
         assert_eq!(texts.remove("a"), Err(MapError::ReadOnly));
         assert_eq!(texts.update("a", |_| Some(String::new())), Err(MapError::ReadOnly));
         assert_eq!(texts.clear(), Err(MapError::ReadOnly));

@@ -58,6 +58,9 @@ use std::{collections::HashMap, fmt, hash::Hash, marker::PhantomData, sync::Arc}
 /// again: a map that is overwritten stays the same size. It grows without a stop, up to its limit and to what the machine
 /// has: then writes are [`MapError::Full`], and everything can still be read and removed.
 ///
+/// In a manager that is [open for reading only](crate::ManagerBuilder::read_only) all reads work, also while others write;
+/// everything else is `ReadOnly`. Nothing keeps the map there: when those who hold it have let it go, reads panic.
+///
 /// Limits: a key has at most 1 MiB, a value at most 1 GiB. One map is at home in one segment, so it is as large as that at
 /// the most.
 ///
@@ -191,6 +194,11 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// # Errors
     /// [`MapError::Decode`] if the value's bytes are not those of a `V`; [`MapError::Damaged`] if somebody overwrote the
     /// map.
+    ///
+    /// # Panics
+    /// If the map is gone. A handle keeps it, so that can be only where the manager is open for reading only, and in a
+    /// forked child whose parent dropped its handle before the child used its own, or that has no place in the segment when
+    /// all others have dropped theirs. So do all other reads.
     #[inline]
     pub fn get(&self, key: K::Ref<'_>) -> Result<Option<V::Owned>, MapError> {
         if Self::INLINE.is_some() {
