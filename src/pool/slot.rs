@@ -20,13 +20,16 @@
 //! ```text
 //!          publish            claim                 finish
 //!   FREE ----------> READY ----------> RUNNING|w ----------> DONE|w --+
-//!    ^   (parent)      ^   (worker w)      |   (w, or reaper)         | free (parent)
-//!    |                 +-------------------+                          |
-//!    |                   requeue (reaper of w)                        |
+//!    ^   (parent)      ^ | (worker w)      |   (w, or reaper)       ^ | free (parent)
+//!    |                 +-------------------+                        | |
+//!    |                   | requeue (reaper of w)                    | |
+//!    |                   +------------------------------------------+ |
+//!    |                     retract (parent)                           |
 //!    +----------------------------------------------------------------+
 //! ```
 //!
-//! The one CAS of `claim` is the claim and the crash record at once. There is no lock in the region.
+//! The one CAS of `claim` is the claim and the crash record at once. There is no lock in the region. `retract`, when no
+//! worker comes, is the same CAS by the parent: one of the two has the task.
 //!
 //! # The ring
 //!
@@ -37,10 +40,10 @@
 //!
 //! 1. *A READY slot has an entry at `head` or behind it, or its push is under way* (state first, then the entry, by the
 //!    parent). Proof: `head` passes entry `h` only from `h`, by a thread that read that entry (Acquire, so it sees the
-//!    READY of that push, or something later) and then a state that is not READY. So the slot was claimed since the push
-//!    of `h`, and if it is READY again, a later push did that, whose entry is behind `h`.
-//! 2. *An entry may be old*: its slot was claimed through it by a worker that died before it advanced `head`, and has
-//!    been filled again since. Then a worker claims through the old entry what a later entry stands for. This is a
+//!    READY of that push, or something later) and then a state that is not READY. So the slot was claimed or retracted
+//!    since the push of `h`, and if it is READY again, a later push did that, whose entry is behind `h`.
+//! 2. *An entry may be old*: its slot was retracted, or claimed through it by a worker that died before it advanced
+//!    `head`, and has been filled again since. Then a worker claims through the old entry what a later entry stands for. This is a
 //!    claim of a READY slot like any other: the state's Release/Acquire hands over the whole task, whichever entry led
 //!    there. The later entry finds the slot not READY and is passed.
 //! 3. *A failed claim proves nothing*: the word also changes when a waiter sets WAITER. `claim` looks at the new word;
@@ -501,6 +504,10 @@ impl<'a> Ring<'a> {
         let word = self.state_word(slot);
         let mut now = self.state(slot);
         while now.is_ready() {
+            if broken(Mutation::RetractSwaps) {
+                word.swap(now.finished().0, AcqRel);
+                return true;
+            }
             // Acquire: nobody else has the task now. Release: DONE, as in `finish`.
             match word.compare_exchange(now.0, now.finished().0, AcqRel, Acquire) {
                 Ok(_) => return true,
@@ -793,6 +800,8 @@ enum Mutation {
     RingKept,
     /// DONE is stored over a WAITER that came meanwhile.
     WaiterOverwritten,
+    /// A slot is taken back although a worker, or a waiter, has come to it meanwhile.
+    RetractSwaps,
     /// The wakes that a dead worker owed are forgotten.
     WakesUnpaid,
 }

@@ -75,7 +75,13 @@ impl World {
     }
 
     fn wait(&self, slot: usize, lap: u32) {
-        while self.ring().wait(slot, lap, 0, FOR_EVER) != Waited::Done {}
+        loop {
+            match self.ring().wait(slot, lap, 0, FOR_EVER) {
+                Waited::Done => break,
+                Waited::NotYet => {}
+                Waited::Over => panic!("a task is over before its results were taken"),
+            }
+        }
         assert_eq!(self.ring().progress(slot, lap).items, ITEMS, "all is over");
     }
 
@@ -144,6 +150,20 @@ impl World {
             assert!(ring.finish(slot, dead), "it was the dead one's");
         }
         ring.pay_wakes_of(dead);
+    }
+
+    /// What the desk does with a task for which no worker comes. Was it still there?
+    fn retract(&self, slot: usize, lap: u32) -> bool {
+        let ring = self.ring();
+        let _laps = self.desk.lock().unwrap();
+        if !ring.retract(slot) {
+            return false;
+        }
+        let task = ring.payload(slot)[0].load(Relaxed) as usize;
+        let over = ring.progress(slot, lap).items as usize;
+        self.truth.lock().unwrap().lost[task - 1][over..].iter_mut().for_each(|lost| *lost += 1);
+        ring.free(slot, lap);
+        true
     }
 
     /// A worker, killed before its `kill`-th shared write; then its reaper, and its replacement. Was it killed?
@@ -274,6 +294,32 @@ fn late_waiter(kill: Option<usize>) -> bool {
     killed
 }
 
+/// A task is taken back at any time: before a worker has it, or after its death has queued the rest of it again. Its
+/// waiter goes on. The slot is used again, and its old entry leads to the new task.
+fn taken_back(kill: Option<usize>) -> bool {
+    let world = Arc::new(World::new(1, 1, 2));
+    let lap = world.queue(0, 0);
+    let worker = thread::spawn({
+        let world = Arc::clone(&world);
+        move || world.work(0, kill)
+    });
+    let waiter = thread::spawn({
+        let world = Arc::clone(&world);
+        move || while world.ring().wait(0, lap, 0, FOR_EVER) == Waited::NotYet {}
+    });
+    if !world.retract(0, lap) {
+        world.wait(0, lap);
+        world.free(0, lap);
+    }
+    let lap = world.submit(0, 1);
+    world.wait(0, lap);
+    world.close();
+    waiter.join().unwrap();
+    let killed = worker.join().unwrap();
+    world.check();
+    killed
+}
+
 #[test]
 fn a_slot_is_used_again() {
     explore(3, || {
@@ -384,6 +430,18 @@ fn killed_before_every_write_beside_another() {
     every_kill(1, |kill| two_workers(Some(kill)));
 }
 
+#[test]
+fn a_task_is_taken_back() {
+    explore(2, || {
+        taken_back(None);
+    });
+}
+
+#[test]
+fn killed_before_every_write_while_its_task_is_taken_back() {
+    every_kill(2, |kill| taken_back(Some(kill)));
+}
+
 /// A submitter without a slot is woken when one comes free.
 #[test]
 fn room_is_waited_for() {
@@ -449,6 +507,33 @@ fn mutation_waiter_overwritten() {
     must_fail(Mutation::WaiterOverwritten, "deadlock", || {
         explore(3, || {
             late_waiter(None);
+        });
+    });
+}
+
+#[test]
+fn mutation_taken_back_from_a_worker() {
+    must_fail(Mutation::RetractSwaps, "nobody else changes a running slot", || {
+        explore(2, || {
+            taken_back(None);
+        });
+    });
+}
+
+/// Only the waiter can be overwritten here: the worker comes later.
+#[test]
+fn mutation_taken_back_from_a_waiter() {
+    must_fail(Mutation::RetractSwaps, "deadlock", || {
+        explore(2, || {
+            let world = Arc::new(World::new(1, 1, 1));
+            let lap = world.queue(0, 0);
+            let waiter = thread::spawn({
+                let world = Arc::clone(&world);
+                move || while world.ring().wait(0, lap, 0, FOR_EVER) == Waited::NotYet {}
+            });
+            assert!(world.retract(0, lap), "nobody else has it");
+            waiter.join().unwrap();
+            world.check();
         });
     });
 }
