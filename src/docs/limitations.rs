@@ -83,7 +83,7 @@
 //! # Maps
 //!
 //! * **A key has at most 1 MiB, a value at most 1 GiB**, encoded. A map lies in one segment, and ends with it. Memory that a
-//!   map had is used again by it, and by others only when the map is gone.
+//!   map had is used again by it; by others when the map is gone, and that of a block above 256 KiB when its entry is.
 //! * **A freed block serves its size class**: steps of 16 bytes up to 128, then four per doubling, in its shard. It is not
 //!   split or joined for other sizes; only when there is no room for more, a larger one is taken whole. A map whose values
 //!   change from one size to another has the memory of both.

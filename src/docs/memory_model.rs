@@ -142,6 +142,19 @@
 //! after 2^16 rounds with [`MapError::Damaged`](crate::MapError::Damaged): only a program that overwrites our words on purpose can bring it
 //! there.
 //!
+//! **What is assumed of a late reader.** A block above 256 KiB mostly has its memory to itself, and gives it back to the
+//! segment when its entry is removed or gets another value. It may then become another object, also an array, whose
+//! elements safe code writes by plain stores, or words of another width. A reader that stood still in the block
+//! meanwhile goes on there, by atomic loads. (So does, in any memory of a map that is gone, one for reading only:
+//! nothing keeps an object for it.) What it loads is never used: the slot named another block, or none, before the
+//! memory was given back, so the second look drops the copy. But an atomic load beside a plain store of the same bytes
+//! is a data race in the language's sense, whatever becomes of what was loaded. We accept that one. A compiler makes
+//! nothing of it: the load is compiled as a load, by code that knows of no such store, and the store by code that knows
+//! of no such load. The machine orders the two sides, by the compare-exchanges that freed the memory and claimed it. To
+//! be without it, each `get` would have to announce itself by a store that all writers look for, or no such memory could
+//! ever go to another object. The first costs each reader more than the look itself, and the second takes the memory of
+//! the largest values from everybody else.
+//!
 //! # Two threads, two processes
 //!
 //! *Two threads* of one program are bound by Rust's rules. A handle is `Sync`, so threads may share it: the lock word
