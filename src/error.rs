@@ -280,9 +280,10 @@ impl<G> From<CreateError> for LockError<G> {
             CreateError::ReadOnly => LockError::ReadOnly,
             CreateError::Removed => LockError::Gone,
             CreateError::Os(e) => LockError::Os(e),
-            CreateError::Full { .. } | CreateError::Invalid(_) | CreateError::Damaged(_) => {
-                LockError::Damaged
-            }
+            CreateError::Full { .. }
+            | CreateError::Invalid(_)
+            | CreateError::NotASegment(_)
+            | CreateError::Damaged(_) => LockError::Damaged,
         }
     }
 }
@@ -318,6 +319,9 @@ pub enum CreateError {
     /// is gone, or another segment's by now.
     #[error("all who took part in the named segment were gone before this forked process used it")]
     Removed,
+    /// What was to be joined is none of ours.
+    #[error("no segment of this crate: {0}")]
+    NotASegment(Cow<'static, str>),
     /// The segment's bytes are not what we wrote.
     #[error("the segment was overwritten: {0}")]
     Damaged(Cow<'static, str>),
@@ -361,22 +365,25 @@ pub enum OpenError {
         owner: u32,
     },
     /// Its permissions are wider than what was asked for, or do not let us in.
-    #[error(
-        "segment {name:?} has permissions {found:o}, not {allowed:o}: ask for that mode, or have its owner change it"
-    )]
+    #[error("segment {name:?} has permissions {found:o}, {}", match .found & !.allowed {
+        0 => "which do not let this user in: have its owner change them, or open it for reading only".into(),
+        _ => format!("not {:o}: ask for that mode, or have its owner change it", .allowed),
+    })]
     Mode {
         /// The name.
         name: String,
         /// Its permission bits.
         found: u32,
-        /// The most that were asked for.
+        /// The most that it may have; of another user's, all. It has no more: they do not let us in.
         allowed: u32,
     },
     /// Something that is no regular file has the name.
-    #[error("{found} has the name of segment {name:?}: remove it, or take another name")]
+    #[error("{found} has the name of segment {name:?}: remove {}, or take another name", .path.display())]
     NotAFile {
         /// The name.
         name: String,
+        /// Where it is.
+        path: PathBuf,
         /// What it is, in words.
         found: Cow<'static, str>,
     },
@@ -398,6 +405,9 @@ pub enum OpenError {
         /// The name.
         name: String,
     },
+    /// What a descriptor leads to is none of ours.
+    #[error("the descriptor leads to no segment of this crate: {0}")]
+    NotOurs(Cow<'static, str>),
     /// Somebody cut its end off. Nobody can use it any more.
     #[error("segment {name:?} was cut to {bytes} of {expected} bytes: remove it")]
     Truncated {
@@ -530,6 +540,7 @@ impl From<CreateError> for OpenError {
             CreateError::Removed => {
                 OpenError::Damaged("its processes were gone before this fork used it".into())
             }
+            CreateError::NotASegment(why) => OpenError::NotOurs(why),
             CreateError::Damaged(what) => OpenError::Damaged(what),
             CreateError::Invalid(what) => OpenError::Invalid(what),
             CreateError::Os(e) => OpenError::Os(e),

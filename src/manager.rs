@@ -187,7 +187,7 @@ impl Manager {
         Self::builder().open(name)
     }
 
-    /// A new one of that name.
+    /// A new one of that name: of `x` it is the file `/dev/shm/allmend.x`.
     ///
     /// # Errors
     /// [`OpenError::Exists`] if there is one; [`OpenError::Name`]; [`OpenError::Full`].
@@ -361,7 +361,7 @@ impl Manager {
         make: impl Fn(&Arc<Segment>) -> Result<O, CreateError>,
     ) -> Result<O, OpenError> {
         match self.open_object(name) {
-            Err(OpenError::NoObject { .. }) => {}
+            Err(OpenError::NoObject { .. }) if !self.segment.is_read_only() => {}
             other => return other,
         }
         let (_, _, type_name) = O::expected();
@@ -538,7 +538,7 @@ impl Manager {
     /// same manager. The descriptor is used to open the memory anew, and closed.
     ///
     /// # Errors
-    /// [`OpenError::Damaged`] if it is no segment of this crate and layout, or one whose size is not sealed;
+    /// [`OpenError::NotOurs`] if it leads to no segment of this crate and layout; [`OpenError::Damaged`];
     /// [`OpenError::TooManyProcesses`].
     ///
     /// ```
@@ -546,7 +546,8 @@ impl Manager {
     /// let same = allmend::Manager::from_fd(manager.as_fd()?.try_clone_to_owned()?)?;
     /// same.value("n", 5)?;
     /// assert_eq!(manager.value("n", 0)?.get(), 5);
-    /// assert!(allmend::Manager::from_fd(std::fs::File::open("/dev/null")?.into()).is_err());
+    /// let null = allmend::Manager::from_fd(std::fs::File::open("/dev/null")?.into());
+    /// assert!(matches!(null, Err(allmend::OpenError::NotOurs(_))));
     /// # Ok::<(), allmend::Error>(())
     /// ```
     pub fn from_fd(fd: OwnedFd) -> Result<Self, OpenError> {
@@ -580,7 +581,7 @@ impl Manager {
             }
             let fd = inherit::take(number)?.ok_or(missing("the descriptor is not there"))?;
             let segment = Segment::join(fd).map_err(|e| match OpenError::from(e) {
-                OpenError::Damaged(what) => {
+                OpenError::Damaged(what) | OpenError::NotOurs(what) => {
                     OpenError::NotShared(format!("the descriptor leads to no whole segment: {what}").into())
                 }
                 other => other,
@@ -636,14 +637,16 @@ impl ManagerBuilder {
         self
     }
 
-    /// Another user's named one will do, too, with whatever permissions. Who may write it can do to its users what a
+    /// Another user's named one will do, too, with whatever permissions, if these let us in: to read and write, or, of a
+    /// [read-only](Self::read_only) one, to read. Who may write it can do to its users what a
     /// [limitation](crate::docs::limitations) says.
     pub fn foreign(mut self, yes: bool) -> Self {
         self.0.foreign = yes;
         self
     }
 
-    /// Opens a named one for reading only: `get`, `load` and look-up work, everything else is `ReadOnly`.
+    /// Opens a named one for reading only: `get`, `load` and look-up work, everything else is `ReadOnly`. An object that
+    /// is not there is [`OpenError::NoObject`], also where it would be created otherwise.
     pub fn read_only(mut self) -> Self {
         self.0.read_only = true;
         self

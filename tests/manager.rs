@@ -370,7 +370,7 @@ fn guest() {
         let value = manager.value("n", 0u64).unwrap();
         assert_eq!((value.get(), manager.atomic("hits", 0u8).unwrap().load()), (5, 6));
         assert_eq!(value.set(1), Err(LockError::ReadOnly));
-        assert!(matches!(manager.value("other", 1u8), Err(OpenError::ReadOnly)));
+        assert!(matches!(manager.value("other", 1u8), Err(OpenError::NoObject { .. })));
         assert!(matches!(manager.remove("n"), Err(OpenError::ReadOnly)));
         assert!(matches!(manager.publish("m", &value), Err(OpenError::ReadOnly)));
         assert!(matches!(manager.value("n", 1u8), Err(OpenError::WrongType { .. })));
@@ -429,9 +429,12 @@ fn joined_by_a_child() {
 fn not_a_segment_of_ours() {
     use std::fs::File;
     let (pipe, _end) = rustix::pipe::pipe().unwrap();
-    let fds = [pipe, File::open("/dev/null").unwrap().into(), File::open("/proc/self/exe").unwrap().into()];
-    for fd in fds {
-        assert!(matches!(Manager::from_fd(fd), Err(OpenError::Damaged(_) | OpenError::Os(_))));
+    let memfd = rustix::fs::memfd_create(c"none", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let (null, exe) = (File::open("/dev/null").unwrap().into(), File::open("/proc/self/exe").unwrap().into());
+    for (fd, why) in [(pipe, "a pipe"), (null, "a device"), (exe, "not sealed"), (memfd, "not sealed")] {
+        let refused = Manager::from_fd(fd).unwrap_err();
+        assert!(matches!(&refused, OpenError::NotOurs(what) if what.contains(why)), "{refused}");
+        assert!(refused.to_string().starts_with("the descriptor leads to no segment of this crate"));
     }
     let manager = small();
     let same = Manager::from_fd(manager.as_fd().unwrap().try_clone_to_owned().unwrap()).unwrap();

@@ -38,6 +38,7 @@ fn main() {
         ("a_full_dev_shm", a_full_dev_shm),
         ("other_pid_namespaces", other_pid_namespaces),
         ("never_standard_output", never_standard_output),
+        ("gone_though_descriptors_were_closed", gone_though_descriptors_were_closed),
     ]);
 }
 
@@ -311,7 +312,8 @@ fn only_to_look() {
     assert_eq!(value.get_lock().map(drop), Err(LockError::ReadOnly));
     assert_eq!(value.try_get_lock().map(drop), Err(LockError::ReadOnly));
     assert_eq!(value.set([1; 9]), Err(LockError::ReadOnly));
-    assert_eq!(segment.value("new", 1u64).map(drop), Err(OpenError::ReadOnly));
+    let none = OpenError::NoObject { name: "new".into() };
+    assert_eq!(segment.value("new", 1u64).map(drop), Err(none), "it cannot be made here");
     assert_eq!(segment.persist(), Err(OpenError::ReadOnly));
     assert_eq!(segment.unlink(), Err(OpenError::ReadOnly));
     assert_eq!(segment.verify(), Err(VerifyError::Create(CreateError::ReadOnly)));
@@ -334,7 +336,8 @@ fn only_to_look() {
         value.get();
     });
     assert_eq!(child.end(), End::Exit(101), "an object that nobody keeps is gone");
-    assert_eq!(segment.value("n", [0u64; 9]).map(drop), Err(OpenError::ReadOnly), "it would be a new one");
+    let none = OpenError::NoObject { name: "n".into() };
+    assert_eq!(segment.value("n", [0u64; 9]).map(drop), Err(none), "it would be a new one");
     go.send(0);
     writer.succeeds("the writer");
     drop((segment, value, atomic));
@@ -543,8 +546,12 @@ fn not_a_segment() {
     }
 
     let odd = |what: &str| match opened(what) {
-        OpenError::NotAFile { found, .. } => {
-            assert_eq!(found, what);
+        error @ OpenError::NotAFile { .. } => {
+            let says = error.to_string();
+            assert!(
+                says.starts_with(what) && says.contains(&format!("remove {},", path.display())),
+                "{says}"
+            );
             let removed = allmend::remove_segment(&name).unwrap_err();
             assert!(matches!(removed, OpenError::NotAFile { .. }), "{removed:?}");
         }
@@ -614,6 +621,8 @@ fn permissions() {
         assert_eq!(look.value("n", 0u64).unwrap().get(), 5, "0o644: another user may look");
         let write = foreign().open(&name);
         assert!(matches!(write, Err(OpenError::Mode { found: 0o644, .. })), "{write:?}");
+        let says = write.unwrap_err().to_string();
+        assert!(says.contains("permissions 644, which do not let this user in"), "{says}");
         assert!(matches!(allmend::remove_segment(&name), Err(OpenError::Foreign { .. })));
         allmend::clear_stale().unwrap();
         assert!(there(&name));
@@ -910,4 +919,67 @@ fn never_standard_output() {
     }
     assert_eq!(value.get(), [7; 8]);
     manager.verify().unwrap();
+}
+
+/// A careless daemoniser closes all descriptors. The name goes with the last handle all the same; but not if it has become
+/// another's, and not if somebody is there.
+fn gone_though_descriptors_were_closed() {
+    let name = name("daemon");
+    let closes_all = || {
+        for number in 3..200 {
+            // SAFETY: none of them is used below but by who finds it closed.
+            unsafe { libc::close(number) };
+        }
+    };
+    for reused in [false, true] {
+        fork(|| {
+            let manager = small().create(&name).unwrap();
+            let value = manager.value("n", 1u64).unwrap();
+            closes_all();
+            if reused {
+                // The numbers are another's now.
+                let others = [(); 20].map(|()| std::fs::File::open("/dev/null").unwrap());
+                drop((value, manager));
+                assert!(others.iter().all(|other| other.metadata().is_ok()), "a stranger's was closed");
+            } else {
+                drop((value, manager));
+            }
+            assert!(!there(&name), "it was the last one");
+        })
+        .succeeds("a daemon");
+    }
+    fork(|| {
+        let manager = small().create(&name).unwrap();
+        closes_all();
+        std::fs::remove_file(path(&name)).unwrap();
+        let other = small().create(&name).unwrap();
+        drop(manager);
+        assert!(there(&name), "it is another's");
+        drop(other);
+        assert!(!there(&name));
+    })
+    .succeeds("a daemon whose name is another's");
+    let (ready, go) = (Line::new(), Line::new());
+    let other = fork(|| {
+        go.receive();
+        let manager = small().open(&name).unwrap();
+        ready.send(0);
+        go.receive();
+        drop(manager);
+    });
+    let manager = small().create(&name).unwrap();
+    go.send(0);
+    ready.receive();
+    fork(|| {
+        let manager = small().open(&name).unwrap();
+        closes_all();
+        drop(manager);
+        assert!(there(&name), "others are attached");
+    })
+    .succeeds("a daemon beside others");
+    drop(manager);
+    assert!(there(&name));
+    go.send(0);
+    other.succeeds("the other");
+    assert!(!there(&name));
 }

@@ -23,6 +23,7 @@ use rustix::{
     fs::{Mode, OFlags, SeekFrom},
     io::Errno,
 };
+use std::mem::ManuallyDrop;
 
 /// See [`Observer::is_there`].
 const MARK: u64 = 0x616c_6c6d_656e; // "allmen"
@@ -134,7 +135,7 @@ pub(crate) fn held_by_others(fd: BorrowedFd<'_>, first: u64, bytes: u64) -> Resu
 /// The second description of a segment, through which we ask. It holds no lock, so it may be inherited by a fork.
 #[derive(Debug)]
 pub(crate) struct Observer {
-    fd: OwnedFd,
+    fd: ManuallyDrop<OwnedFd>,
     file: FileId,
 }
 
@@ -145,12 +146,12 @@ impl Observer {
         let (_, file) = stat(fd.as_fd())?;
         // An error only makes `is_there` say no. A position is not memory, and nothing is read or written here.
         let _ = rustix::fs::seek(&fd, SeekFrom::Start(MARK));
-        Ok(Self { fd, file })
+        Ok(Self::of(fd, file))
     }
 
     /// Out of a description of `file` that is ours alone and holds nothing.
     pub(crate) fn of(fd: OwnedFd, file: FileId) -> Self {
-        Self { fd, file }
+        Self { fd: ManuallyDrop::new(fd), file }
     }
 
     /// Its descriptor, where nobody can have closed it yet.
@@ -174,7 +175,7 @@ impl Observer {
     /// As [`Self::checked`], at a third of its price, where nothing is taken from anybody on its word: the position of our
     /// description is where nobody else's is.
     pub(crate) fn is_there(&self) -> bool {
-        rustix::fs::seek(&self.fd, SeekFrom::Current(0)) == Ok(MARK)
+        rustix::fs::seek(&*self.fd, SeekFrom::Current(0)) == Ok(MARK)
     }
 
     /// Does another description hold the lock on `byte`? Only `Ok(false)` speaks of a death.
@@ -182,5 +183,16 @@ impl Observer {
         let mut lock = byte_lock(libc::F_WRLCK, byte);
         fcntl(self.fd.as_fd(), libc::F_OFD_GETLK, &mut lock).map_err(|_| DescriptorsLost)?;
         Ok(libc::c_int::from(lock.l_type) != libc::F_UNLCK)
+    }
+}
+
+impl Drop for Observer {
+    /// If it was closed under us, its number is nobody's, and std ends a program that closes such a one; or a stranger's.
+    #[allow(unsafe_code, reason = "a field that is dropped by hand")]
+    fn drop(&mut self) {
+        if self.checked().is_ok() {
+            // SAFETY: not used after.
+            unsafe { ManuallyDrop::drop(&mut self.fd) };
+        }
     }
 }

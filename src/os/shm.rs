@@ -126,6 +126,11 @@ impl ShmName {
         Self { path, file, is_usual: other.is_none() }
     }
 
+    /// For messages.
+    pub(crate) fn path(&self) -> PathBuf {
+        std::ffi::OsStr::from_bytes(self.path.as_bytes()).into()
+    }
+
     /// A new description of what the name leads to. Does not follow a link, and does not wait for a pipe's other end.
     pub(crate) fn open(&self, write: bool) -> Result<OwnedFd, OsError> {
         let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
@@ -149,7 +154,7 @@ impl ShmName {
 
     /// An empty file without a name, in the same directory.
     pub(crate) fn create_nameless(&self, mode: u32) -> Result<OwnedFd, OsError> {
-        let path = Path::new(std::ffi::OsStr::from_bytes(self.path.as_bytes()));
+        let path = self.path();
         let directory = path.parent().unwrap_or(Path::new(DIRECTORY));
         let mode = Mode::from_raw_mode(mode);
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -16,6 +16,7 @@ use crate::{
     os::{
         liveness::{self, Observer},
         memory::{self, Anchor, Mapping},
+        shm::Facts,
     },
 };
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -123,19 +124,22 @@ impl Segment {
     /// Takes part in a segment that another process made (or this one: then it is the same).
     pub(crate) fn join(fd: OwnedFd) -> Result<Arc<Self>, CreateError> {
         let damaged = |what: &'static str| CreateError::Damaged(what.into());
+        let not_ours = |what: &'static str| CreateError::NotASegment(what.into());
         if !memory::is_sealed(fd.as_fd()) {
-            return Self::join_named(&fd)?.ok_or(damaged("its size is not sealed"));
+            let oddity = Facts::of(fd.as_fd())?.oddity;
+            let why = oddity.map_or("its size is not sealed, and it has no name".into(), |what| what.into());
+            return Self::join_named(&fd)?.ok_or(CreateError::NotASegment(why));
         }
         let (size, _) = memory::stat(fd.as_fd())?;
         if size < EXTENT || size > isize::MAX as u64 {
-            return Err(damaged("its size is not one of ours"));
+            return Err(not_ours("its size is none that we give"));
         }
         let bytes = Bytes::new(Mapping::new(fd.as_fd(), size as usize)?);
         if bytes.w64(header::MAGIC).load(Acquire) != MAGIC {
-            return Err(damaged("no segment of ours, or not ready"));
+            return Err(not_ours("it does not begin as one, or is not ready"));
         }
         if bytes.w64(header::VERSION).load(Relaxed) != VERSION {
-            return Err(damaged("another version of the layout"));
+            return Err(not_ours("it has another layout; build both programs with one version of the crate"));
         }
         let max = u32::try_from(bytes.w64(header::MAX_PROCESSES).load(Relaxed)).unwrap_or(0);
         let geometry = Geometry::new(bytes.w64(header::RESERVE).load(Relaxed), max)

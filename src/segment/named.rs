@@ -167,10 +167,10 @@ fn place(name: &str) -> Result<ShmName, OpenError> {
 }
 
 /// Is this file one that we want to look into?
-fn admit(name: &str, options: &NamedOptions, facts: &Facts) -> Result<(), OpenError> {
+fn admit(at: &ShmName, name: &str, options: &NamedOptions, facts: &Facts) -> Result<(), OpenError> {
     let name = || name.to_owned();
     if let Some(what) = facts.oddity {
-        return Err(OpenError::NotAFile { name: name(), found: what.into() });
+        return Err(OpenError::NotAFile { name: name(), path: at.path(), found: what.into() });
     }
     if options.foreign {
         return Ok(());
@@ -193,9 +193,10 @@ fn refused(at: &ShmName, name: &str, options: &NamedOptions, error: OsError) -> 
     if oddities.contains(&error.errno)
         && let Some(facts) = at.facts()?
     {
-        admit(name, options, &facts)?;
+        admit(at, name, options, &facts)?;
         if error.errno == libc::EACCES {
-            return Err(OpenError::Mode { name: name.into(), found: facts.mode, allowed: options.mode });
+            let allowed = if options.foreign { 0o7777 } else { options.mode };
+            return Err(OpenError::Mode { name: name.into(), found: facts.mode, allowed });
         }
     }
     Err(error.into())
@@ -285,10 +286,18 @@ impl Named {
 
     /// This process holds LIFE no more: was it the last one?
     pub(super) fn leave(&self, observer: &Observer) {
-        let Ok(fd) = observer.checked() else { return };
+        let file = observer.file();
         // Not through the observer: a forked child has inherited it, so invariant 2 would not hold between it and us, and
         // it would keep a lock with which we are killed. What cannot be done now is left for the next sweep.
-        let _ = liveness::reopen(fd).and_then(|fd| sweep(&self.at, fd.as_fd(), observer.file()));
+        let description = match observer.checked() {
+            Ok(fd) => liveness::reopen(fd),
+            // Somebody closed it under us, as daemons do. The mapping keeps the file, so that no other one is the same.
+            Err(_) => self.at.open(true),
+        };
+        let Ok(fd) = description else { return };
+        if Facts::of(fd.as_fd()).is_ok_and(|facts| facts.file == file) {
+            let _ = sweep(&self.at, fd.as_fd(), file);
+        }
     }
 }
 
@@ -450,7 +459,7 @@ impl Segment {
             Err(e) => return refused(at, name, options, e).map(|()| Attempt::Missing),
         };
         let facts = Facts::of(file.as_fd())?;
-        admit(name, options, &facts)?;
+        admit(at, name, options, &facts)?;
         let head = Head::read(file.as_fd(), &facts, name)?;
         match liveness::held_by_others(file.as_fd(), LIFE, 1)? {
             Some(Lock::Exclusive) => return Ok(Attempt::Again),
@@ -591,7 +600,7 @@ impl Segment {
                 }
             };
             let (fd, facts) = (file.as_fd(), Facts::of(file.as_fd())?);
-            admit(name, &options, &facts)?;
+            admit(&at, name, &options, &facts)?;
             if liveness::try_lock(fd, LIFE, Lock::Exclusive)? || liveness::try_lock(fd, LIFE, Lock::Shared)? {
                 let taken = take_name(&at, fd, facts.file);
                 liveness::unlock(fd, LIFE)?;

@@ -123,15 +123,15 @@ proptest! {
 fn a_segment_that_is_not_ours_is_refused() {
     use crate::os::memory;
     let damaged = |fd| match Segment::adopt(fd) {
-        Err(CreateError::Damaged(what)) => what.into_owned(),
+        Err(CreateError::Damaged(what) | CreateError::NotASegment(what)) => what.into_owned(),
         other => panic!("{other:?}"),
     };
     let sealed = |bytes| memory::create_sealed(bytes).unwrap();
-    assert_eq!(damaged(sealed(1 << 12)), "its size is not one of ours");
-    assert_eq!(damaged(sealed(1 << 24)), "no segment of ours, or not ready");
+    assert_eq!(damaged(sealed(1 << 12)), "its size is none that we give");
+    assert_eq!(damaged(sealed(1 << 24)), "it does not begin as one, or is not ready");
     let open = rustix::fs::memfd_create(c"open", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&open, 1 << 24).unwrap();
-    assert_eq!(damaged(open), "its size is not sealed");
+    assert_eq!(damaged(open), "its size is not sealed, and it has no name");
 
     // One of ours, with one header word changed.
     let with = |at: u64, value: u64| {
@@ -148,7 +148,7 @@ fn a_segment_that_is_not_ours_is_refused() {
         damaged(fd)
     };
     use super::layout::header;
-    assert_eq!(with(header::VERSION, 99), "another version of the layout");
+    assert!(with(header::VERSION, 99).starts_with("it has another layout"));
     assert_eq!(with(header::RESERVE, 1 << 25), "its sizes contradict each other");
     assert_eq!(with(header::MAX_PROCESSES, 0), "its sizes contradict each other");
     assert_eq!(with(header::MAX_PROCESSES, 1 << 40), "its sizes contradict each other");
