@@ -838,6 +838,7 @@ impl From<std::io::Error> for Error {
     }
 }
 
+#[cfg(not(loom))] // models make no system call
 impl OsError {
     pub(crate) fn new(call: &'static str, errno: i32) -> Self {
         Self { call: Cow::Borrowed(call), errno }

@@ -47,6 +47,7 @@ use super::owner::Owner;
 use crate::atomic::{AcqRel, Acquire, Ordering, Relaxed, Release, Word32, Word64, fence, spin};
 
 /// Buckets of a directory.
+#[cfg(not(loom))] // models have one
 pub(crate) const BUCKETS: u64 = 1 << BUCKET_BITS;
 const BUCKET_BITS: u32 = 12;
 /// Most entries of one bucket.
@@ -303,6 +304,7 @@ pub(crate) fn begin_life(generation: &Word64, number: u64) {
 }
 
 /// Words of the body of an entry.
+#[cfg(not(loom))] // models bring their own
 pub(crate) fn entry_words(name: &[u8], type_name: &[u8]) -> usize {
     entry::TEXT + super::words::words_for(name.len() + type_name.len())
 }
@@ -316,6 +318,7 @@ pub(crate) fn write_entry(state: &Word32, words: &[Word64], claimer: Owner, name
 }
 
 /// Words of the body of a list of `len` entries.
+#[cfg(not(loom))] // models bring their own
 pub(crate) fn list_words(len: usize) -> usize {
     list::PAIRS + 2 * len
 }

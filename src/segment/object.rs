@@ -177,7 +177,6 @@ impl Object {
     }
 
     /// For how many parts it has room.
-    #[allow(dead_code, reason = "for objects with parts")]
     pub(crate) fn parts(&self) -> usize {
         self.table.len()
     }
@@ -234,7 +233,6 @@ impl Object {
 
     /// Something that only this process knows of the object, made at first use. Two threads that come first may make two,
     /// of which one is dropped: no lock, which a child that is forked meanwhile would find held for ever.
-    #[cfg_attr(not(feature = "raw_sync"), allow(dead_code, reason = "each kind of object as it needs"))]
     pub(crate) fn local<X: std::any::Any + Send + Sync>(&self, make: impl FnOnce() -> X) -> &X {
         let mut address = self.local.load(Acquire);
         if address == 0 {
