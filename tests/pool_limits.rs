@@ -1335,11 +1335,11 @@ fn workers_that_cannot_start_any_more() {
         stage(&format!("they are killed, and no others start, {round}"));
         replace(&bad);
         let dead: Vec<_> = (0..2).map(|_| pool.submit(kill_self, ())).collect();
-        let queued: Vec<_> = (0..10).map(|n| pool.submit(double, n)).collect();
         for future in dead {
             let died = future.result();
             assert!(matches!(died, Err(TaskError::Died { signal: Some(9), .. })), "{died:?}");
         }
+        let queued: Vec<_> = (0..10).map(|n| pool.submit(double, n)).collect();
         for future in queued {
             match future.result() {
                 Err(TaskError::Pool(PoolError::Broken(why))) => {

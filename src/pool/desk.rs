@@ -663,7 +663,7 @@ impl Parent {
                 task.set(Field::Nanos, 0); // nobody measured
             }
             // `false` means that the state was overwritten meanwhile: the waiter finds out.
-            let _ = ring.finish(slot, worker);
+            let _ = ring.finish(slot, job.lap, worker);
         }
         self.collect_done(&mut desk); // or the next worker of that index would be thought to have done it
         let worked = std::mem::take(&mut desk.worked[worker as usize]) || ran;

@@ -43,9 +43,13 @@
 //!    READY of that push, or something later) and then a state that is not READY. So the slot was claimed or retracted
 //!    since the push of `h`, and if it is READY again, a later push did that, whose entry is behind `h`.
 //! 2. *An entry may be old*: its slot was retracted, or claimed through it by a worker that died before it advanced
-//!    `head`, and has been filled again since. Then a worker claims through the old entry what a later entry stands for. This is a
-//!    claim of a READY slot like any other: the state's Release/Acquire hands over the whole task, whichever entry led
-//!    there. The later entry finds the slot not READY and is passed.
+//!    `head`, and has been filled again since. Then a worker claims through the old entry what a later entry stands for.
+//!    This is a claim of a READY slot like any other: the state's Release/Acquire hands over the whole task, whichever
+//!    entry led there. The later entry finds the slot not READY and is passed.
+//!    So a worker may also claim without an entry: it looks at the slot that it had last, where the next task of a
+//!    submitter that waits for each will appear, and saves the way over the entry ([`Ring::claim_in`]; only when it has
+//!    just seen the ring empty, so that nothing is overtaken for long). After DONE it passes its entry, if that is at
+//!    `head`, by the rule above. If it dies before, or the entry is not there yet, the next look passes it.
 //! 3. *A failed claim proves nothing*: the word also changes when a waiter sets WAITER. `claim` looks at the new word;
 //!    to advance `head` at once loses the task. (A prototype did; `Mutation::SkippingClaim` keeps the story.)
 //!
@@ -60,11 +64,11 @@
 //!
 //! # Cache lines
 //!
-//! A line that both sides write costs 0.1 us and more per round trip. A small task travels in three: its entry; the line
-//! of its state, which holds what every task needs ([`Ring::line`]) and comes whole with the claim's CAS (a CAS that
-//! guesses the word from the entry, since a load before it would fetch the line twice); and the line of its progress,
-//! with the first results. The progress names the slot's lap, so the parent need not reset it, and a worker need not read
-//! it before its first commit.
+//! A line that both sides write costs a transfer each time that the writer changes. A small task travels in three: its
+//! entry (which nobody waits for, if the slot is claimed without it); the line of its state, which holds what every task
+//! needs ([`Ring::line`]) and comes whole with the claim's CAS (a CAS that guesses the word from the entry, since a load
+//! before it would fetch the line twice; `finish` guesses, too); and the line of its progress, with the first results. The
+//! progress names the slot's lap, so the parent need not reset it, and a worker need not read it before its first commit.
 //!
 //! # Sleeping workers
 //!
@@ -444,7 +448,9 @@ impl<'a> Ring<'a> {
     pub(crate) fn requeue(&self, slot: usize, dead: u32) -> bool {
         let Some(tail) = self.place() else { return false };
         // AcqRel: Release as in `publish`, with the new progress; Acquire continues the dead worker's writes.
-        let Some(before) = self.change(slot, dead, State::queued_again) else { return false };
+        let Some(before) = self.change(slot, self.state(slot), dead, State::queued_again) else {
+            return false;
+        };
         self.push(tail, slot, before.lap());
         true
     }
@@ -722,6 +728,31 @@ impl<'a> Ring<'a> {
         let _ = self.head().compare_exchange(head, head.wrapping_add(1), Relaxed, Relaxed);
     }
 
+    /// Takes the task in `slot`, if there is one, without its entry (2). For a worker that has found the ring empty.
+    pub(crate) fn claim_in(&self, me: u32, slot: usize) -> Look {
+        let mut now = self.state(slot);
+        while now.is_ready() {
+            // Acquire: the task.
+            match self.state_word(slot).compare_exchange(now.0, now.claimed(me).0, Acquire, Acquire) {
+                Ok(_) => return Look::Claimed { slot, lap: now.lap() },
+                Err(other) => now = State(other),
+            }
+        }
+        Look::Empty
+    }
+
+    /// Advances head past the entry of a task that the caller has finished, if it is there: see [`Ring::claim_in`].
+    fn pass_finished(&self, slot: usize, lap: u32) {
+        let head = self.head().load(Relaxed);
+        let entry = Entry(self.entry(head).load(Acquire)); // pairs with `push` (invariant 1)
+        // Not READY is what counts (1). The rest spares us the lines of others, who pass their entries themselves.
+        let ours = entry.slot() == slot && entry.lap() == lap % LAPS && !self.state(slot).is_ready();
+        let passes = (ours || broken(Mutation::PassesOthers)) && !broken(Mutation::EntryKept);
+        if entry.seen_from(head) == Seen::Here && passes {
+            self.advance(head);
+        }
+    }
+
     /// Is there (perhaps) more in the ring?
     pub(crate) fn has_work(&self) -> bool {
         let head = self.head().load(Relaxed);
@@ -731,12 +762,22 @@ impl<'a> Ring<'a> {
     /// RUNNING -> DONE, by the worker, or for it by its reaper, and the wakes that follow. `false`: the slot was not
     /// the worker's, so somebody overwrote it.
     #[must_use]
-    pub(crate) fn finish(&self, slot: usize, worker: u32) -> bool {
-        let Some(before) = self.change(slot, worker, State::finished) else { return false };
+    pub(crate) fn finish(&self, slot: usize, lap: u32, worker: u32) -> bool {
+        // A guess, as in `claim`: a load would fetch the line, from a waiter that spins on it, and the CAS once more.
+        let guess = State::ready(lap).claimed(worker);
+        let Some(before) = self.change(slot, guess, worker, State::finished) else { return false };
         if before.has_waiter() {
             futex::wake(self.state_word(slot), u32::MAX);
         }
+        if broken(Mutation::PassesBeforeFence) {
+            self.pass_finished(slot, lap);
+        }
         fence(SeqCst); // pairs with the fence in `wait_for_room`
+        // Behind the fence: a submitter that has counted our entry into `wanted`, and does not see DONE, has pushed it
+        // before its own, so we see the entry. Before the look at `room`, which counts by head.
+        if !broken(Mutation::PassesBeforeFence) {
+            self.pass_finished(slot, lap);
+        }
         let wanted = self.room().load(Relaxed);
         // The low 31 bits of a head; behind it if the difference is "negative".
         if wanted != 0 && (self.head().load(Relaxed) as u32).wrapping_sub(wanted) & 1 << 30 == 0 {
@@ -745,9 +786,8 @@ impl<'a> Ring<'a> {
         true
     }
 
-    /// Changes a RUNNING word of `worker`, keeping WAITER, which may come at any time.
-    fn change(&self, slot: usize, worker: u32, to: impl Fn(State) -> State) -> Option<State> {
-        let mut now = self.state(slot);
+    /// Changes a RUNNING word of `worker`, keeping WAITER, which may come at any time. `now` may be a guess.
+    fn change(&self, slot: usize, mut now: State, worker: u32, to: impl Fn(State) -> State) -> Option<State> {
         while now.is_running_in(worker) {
             if broken(Mutation::WaiterOverwritten) {
                 self.state_word(slot).store(to(now).0, Release);
@@ -804,6 +844,12 @@ enum Mutation {
     RetractSwaps,
     /// The wakes that a dead worker owed are forgotten.
     WakesUnpaid,
+    /// Who has finished a task passes whatever entry is at head.
+    PassesOthers,
+    /// Who claimed without an entry never passes it.
+    EntryKept,
+    /// It is passed when the submitter that sleeps may not have been seen to push it.
+    PassesBeforeFence,
 }
 
 #[cfg(not(loom))]

@@ -173,11 +173,12 @@ impl<'a> Task<'a> {
 
     /// Notes what is to be done, and seals it together with its argument.
     pub(crate) fn set_order(&self, key: u64, order: &Order, argument: &[u8]) {
+        let seal = order.seal(key, argument); // first: a worker may be looking at the line
         self.set_line(LineField::Code, order.trampoline);
         self.set_line(LineField::Function, order.function);
         self.set_line(LineField::Serial, order.serial);
         self.line[LineField::Count as usize].store(order.count_word(), Relaxed);
-        self.set_line(LineField::Seal, order.seal(key, argument));
+        self.set_line(LineField::Seal, seal);
     }
     /// What is to be done, if nobody but a holder of the key has written it, and this argument.
     pub(crate) fn order(&self, key: u64, argument: &[u8]) -> Option<Sealed> {

@@ -374,6 +374,7 @@ impl Worker {
         let mut buffers = Buffers::default();
         let mut misses = 0;
         let mut looked = Instant::now();
+        let mut last = 0; // the slot that we had last
         loop {
             let look = match ring.claim(self.index) {
                 Look::Empty if self.is_closed() => std::process::exit(0),
@@ -381,11 +382,14 @@ impl Worker {
                 Look::Empty
                     if (0..spins_after(misses, self.spins)).any(|_| {
                         spin();
-                        ring.has_work()
+                        ring.state(last).is_ready() || ring.has_work()
                     }) =>
                 {
                     misses = 0;
-                    continue;
+                    match ring.claim_in(self.index, last) {
+                        Look::Empty => continue,
+                        look => look,
+                    }
                 }
                 Look::Empty => {
                     misses += 1;
@@ -401,7 +405,7 @@ impl Worker {
                 look => look,
             };
             match look {
-                Look::Claimed { slot, lap } if self.batch(&ring, slot, lap, &mut buffers) => {}
+                Look::Claimed { slot, lap } if self.batch(&ring, slot, lap, &mut buffers) => last = slot,
                 Look::Claimed { .. } | Look::Damaged => std::process::exit(EXIT_DAMAGED),
                 Look::Empty => {}
             }
@@ -416,7 +420,7 @@ impl Worker {
         let Buffers { argument, record } = buffers;
         let Some(sealed) = task.order(self.key, if fetched.is_ok() { argument } else { &[] }) else {
             // Overwritten, so nothing of it can be believed, nor said in its name: the parent finds no results.
-            return ring.finish(slot, self.index);
+            return ring.finish(slot, lap, self.index);
         };
         let wire::Order { count, serial, timed, .. } = *sealed.order();
         let key = result_key(self.key, serial);
@@ -476,7 +480,7 @@ impl Worker {
         if let Some(begun) = begun {
             task.set(Field::Nanos, begun.elapsed().as_nanos() as u64);
         }
-        let finished = ring.finish(slot, self.index);
+        let finished = ring.finish(slot, lap, self.index);
         // A task may have closed what is not its own. The next one shall not be told: another worker takes it.
         if finished && !self.segment.has_descriptors() {
             std::process::exit(EXIT_LEFT);

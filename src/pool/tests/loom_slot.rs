@@ -37,6 +37,8 @@ struct World {
     truth: Plain<Truth>,
     /// The first task does not end before the second has: for models in which a late wake must be a deadlock.
     first_waits: bool,
+    /// Workers go by entries only.
+    entries_only: bool,
 }
 
 impl World {
@@ -50,6 +52,7 @@ impl World {
             desk: loom::sync::Mutex::new(vec![0; slots]),
             truth: Plain::new(Truth { ran: vec![[0; 2]; tasks], lost: vec![[0; 2]; tasks] }),
             first_waits: false,
+            entries_only: false,
         }
     }
 
@@ -99,14 +102,23 @@ impl World {
     /// One life of a worker.
     fn live(&self, me: u32) {
         let ring = self.ring();
+        let mut last = 0;
         loop {
-            let look = match ring.claim(me) {
-                Look::Empty if self.closed.load(Acquire) == 1 => return,
-                Look::Empty => ring.idle(me, FOR_EVER, || self.closed.load(Acquire) == 0),
-                look => look,
-            };
+            let mut look = ring.claim(me);
+            if look == Look::Empty && self.closed.load(Acquire) == 1 {
+                return;
+            }
+            if look == Look::Empty && !self.entries_only {
+                look = ring.claim_in(me, last);
+            }
+            if look == Look::Empty {
+                look = ring.idle(me, FOR_EVER, || self.closed.load(Acquire) == 0);
+            }
             match look {
-                Look::Claimed { slot, lap } => self.run(slot, lap, me),
+                Look::Claimed { slot, lap } => {
+                    self.run(slot, lap, me);
+                    last = slot;
+                }
                 Look::Empty => {}
                 Look::Damaged => panic!("damaged"),
             }
@@ -126,7 +138,7 @@ impl World {
         if self.first_waits && task == 1 {
             while ring.wait(1, 1, 0, FOR_EVER) == Waited::NotYet {}
         }
-        assert!(ring.finish(slot, me), "nobody else changes a running slot");
+        assert!(ring.finish(slot, lap, me), "nobody else changes a running slot");
     }
 
     /// What the desk does for a dead worker.
@@ -147,7 +159,7 @@ impl World {
                     continue;
                 }
             }
-            assert!(ring.finish(slot, dead), "it was the dead one's");
+            assert!(ring.finish(slot, lap, dead), "it was the dead one's");
         }
         ring.pay_wakes_of(dead);
     }
@@ -277,7 +289,11 @@ fn two_workers(kill: Option<usize>) -> bool {
 
 /// A worker, and a waiter that comes at any time, in a thread of its own.
 fn late_waiter(kill: Option<usize>) -> bool {
-    let world = Arc::new(World::new(1, 1, 1));
+    late_waiter_in(World::new(1, 1, 1), kill)
+}
+
+fn late_waiter_in(world: World, kill: Option<usize>) -> bool {
+    let world = Arc::new(world);
     let lap = world.submit(0, 0);
     let worker = thread::spawn({
         let world = Arc::clone(&world);
@@ -318,6 +334,38 @@ fn taken_back(kill: Option<usize>) -> bool {
     let killed = worker.join().unwrap();
     world.check();
     killed
+}
+
+/// A worker that finds tasks by their entries and without, in two slots, of which one is used again.
+fn two_slots(kill: Option<usize>) -> bool {
+    let world = Arc::new(World::new(2, 1, 3));
+    let worker = thread::spawn({
+        let world = Arc::clone(&world);
+        move || world.work(0, kill)
+    });
+    let first = world.submit(0, 0);
+    let second = world.submit(1, 1);
+    world.wait(0, first);
+    world.free(0, first);
+    let third = world.submit(0, 2);
+    world.wait(1, second);
+    world.wait(0, third);
+    world.close();
+    let killed = worker.join().unwrap();
+    world.check();
+    killed
+}
+
+#[test]
+fn tasks_are_found_without_their_entries() {
+    explore(3, || {
+        two_slots(None);
+    });
+}
+
+#[test]
+fn killed_before_every_write_in_two_slots() {
+    every_kill(1, |kill| two_slots(Some(kill)));
 }
 
 #[test]
@@ -385,7 +433,7 @@ fn old_entry() {
     world.ring().state_word(0).store(State::ready(lap).claimed(0).0, Relaxed);
     world.truth.lock().unwrap().lost[0] = [1; 2];
     world.ring().commit(0, lap, Progress { items: ITEMS, ..Progress::default() });
-    assert!(world.ring().finish(0, 0));
+    assert!(world.ring().finish(0, lap, 0));
     world.free(0, lap);
     let worker = thread::spawn({
         let world = Arc::clone(&world);
@@ -443,10 +491,9 @@ fn killed_before_every_write_while_its_task_is_taken_back() {
 }
 
 /// A submitter without a slot is woken when one comes free.
-#[test]
-fn room_is_waited_for() {
-    explore(3, || {
-        let world = Arc::new(World::new(1, 1, 1));
+fn room(slots: usize) {
+    explore(3, move || {
+        let world = Arc::new(World::new(slots, 1, 1));
         let worker = thread::spawn({
             let world = Arc::clone(&world);
             move || world.work(0, None)
@@ -462,10 +509,40 @@ fn room_is_waited_for() {
 }
 
 #[test]
+fn room_is_waited_for() {
+    room(1);
+}
+
+/// With so many slots, who waits for room waits for head.
+#[test]
+fn room_is_waited_for_by_head() {
+    room(4);
+}
+
+#[test]
+fn mutation_passes_the_entries_of_others() {
+    must_fail(Mutation::PassesOthers, "deadlock", || {
+        explore(3, || {
+            two_slots(None);
+        });
+    });
+}
+
+#[test]
+fn mutation_an_entry_is_kept() {
+    must_fail(Mutation::EntryKept, "deadlock", || room(4));
+}
+
+#[test]
+fn mutation_passes_before_the_fence() {
+    must_fail(Mutation::PassesBeforeFence, "deadlock", || room(4));
+}
+
+#[test]
 fn mutation_a_claim_that_skips() {
     must_fail(Mutation::SkippingClaim, "deadlock", || {
         explore(3, || {
-            late_waiter(None);
+            late_waiter_in(World { entries_only: true, ..World::new(1, 1, 1) }, None);
         });
     });
 }
