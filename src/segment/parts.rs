@@ -199,9 +199,13 @@ impl Segment {
     }
 }
 
+fn damaged() -> CreateError {
+    CreateError::Damaged("the table of an object's parts".into())
+}
+
 impl Object {
     /// Attaches a part of `bytes` bytes, rounded up to lines of 64. Its words are zero, and `init` may change that before
-    /// anybody else sees them. The caller excludes the object's other writers, and sees to it that the place is empty.
+    /// anybody else sees them. The caller excludes the object's other writers, and knows of no part in that place.
     ///
     /// The words are 64-byte aligned.
     pub(crate) fn attach_part(
@@ -214,7 +218,9 @@ impl Object {
         let me = segment.me()?;
         let keep = segment.keep(me);
         let table = &self.table()[index];
-        debug_assert_eq!(table.load(Relaxed), 0, "the place is taken");
+        if table.load(Relaxed) != 0 {
+            return Err(damaged()); // the caller knows of no part there: what it says was overwritten
+        }
         let record_bytes = segment.geometry().record_bytes();
         let wish = bytes.checked_add(record_bytes + LINE).ok_or(CreateError::Full { bytes })? - LINE;
         let block = segment.claim(me, wish, true)?;
@@ -242,7 +248,6 @@ impl Object {
         let me = segment.me()?;
         let (extents, table) = (segment.extents(), &self.table()[index]);
         let word = table.load(Acquire);
-        let damaged = || CreateError::Damaged("the table of an object's parts".into());
         if word == 0 {
             return Ok(());
         }

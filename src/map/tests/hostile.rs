@@ -197,14 +197,12 @@ proptest! {
         let all: Vec<(usize, u64)> = table.used().into_iter().map(|part| (part, table.load(part))).collect();
         for (i, (at, value, bits)) in writes.into_iter().enumerate() {
             let (part, word) = all[at % all.len()];
-            // A place that is taken by what is no part is the segment's to refuse: of buckets, other parts and less of them.
             let chunk = !is_region(&engine, part);
             let alike = |(other, _): &&(usize, u64)| is_region(&engine, *other) != chunk;
             let alike: Vec<_> = all.iter().filter(alike).collect();
             table.store(part, match (i + at) % 5 {
-                0 if !chunk => value,
-                1 if !chunk => word ^ 1 << bits,
-                0 | 1 => word,
+                0 => value,
+                1 => word ^ 1 << bits,
                 2 => (word & !LENGTH) | (value % ((word & LENGTH) + 1)),
                 3 => word & !LENGTH,
                 _ => alike[value as usize % alike.len()].1,
