@@ -74,10 +74,10 @@
 //! | | allmend | peer | ratio |
 //! |---|---|---|---|
 //! | `SharedValue::get` of 8 bytes, ns above a plain load | 0.35 | | |
-//! | start of 2 workers, over two bare `posix_spawn`s | 1.65 ms | 1.41 ms | 1.25 |
-//! | *round trip of a task, both sides awake, over a bare futex ping-pong* | 0.56 us | 0.11 us | *4.8* |
-//! | tasks a second, not batched, over procspawn | 1.03 M/s | 24 k/s | 41 |
-//! | *`map` with batches by itself, over procspawn with 1000 items a task by hand* | 9.8 M/s | 18.7 M/s | *0.52* |
+//! | start of 2 workers, over two bare `posix_spawn`s | 1.37 ms | 1.06 ms | 1.30 |
+//! | *round trip of a task, both sides awake, over a bare futex ping-pong* | 0.42 us | 0.11 us | *3.8* |
+//! | tasks a second, not batched, over procspawn | 1.00 M/s | 27 k/s | 36 |
+//! | *`map` with batches by itself, over procspawn with 1000 items a task by hand* | 9.7 M/s | 19.3 M/s | *0.55* |
 //!
 //! Two rows are lost. The round trip (goal 2.5): the two transfers between the cores are about a third of it, the rest is
 //! done on both sides: seal, encode, look at who lives. `map` accounts for each item by itself, so that a death fails one
@@ -89,23 +89,24 @@
 //!
 //! | | ns | / `SharedValue` |
 //! |---|---|---|
-//! | `SharedValue`: lock, add, unlock | 4.67 | 1.00 |
-//! | *`SharedArray::get_lock` of one element, add, drop* | 22.5 | *4.8* |
-//! | *`SharedArray::read` of one element, drop* | 25.3 | *5.5* |
-//! | *`Claims`: claim a chunk, add, give it back* | 18.2 | *3.9* |
-//! | *`Claims`: claim and finish each of 1,000 chunks of one element* | 32.3 | *6.9* |
-//! | *`SharedArray::set`* | 15.3 | *3.3* |
+//! | `SharedValue`: lock, add, unlock | 4.65 | 1.00 |
+//! | *`SharedArray::get_lock` of one element, add, drop* | 24.0 | *5.2* |
+//! | *`SharedArray::read` of one element, drop* | 30.6 | *6.5* |
+//! | *`Claims`: claim a chunk, add, give it back* | 18.4 | *4.0* |
+//! | *`Claims`: claim and finish each of 1,000 chunks of one element* | 33.1 | *7.1* |
+//! | *`SharedArray::set`* | 16.4 | *3.5* |
 //!
 //! That table is lost: the goal is twice the lock of a value.
 //!
 //! | reads of the same elements, million a second | 1 process | 2 processes together | times |
 //! |---|---|---|---|
-//! | *1 element* | 42.8 | 6.59 | *0.15* |
-//! | 1,000 elements | 2.36 | 3.49 | 1.46 |
-//! | 100,000 elements | 0.02 | 0.05 | 1.98 |
+//! | 1 element | 41.4 | 91.6 | 2.2 |
+//! | 1,000 elements | 2.40 | 4.73 | 2.0 |
+//! | 100,000 elements | 0.02 | 0.05 | 2.0 |
 //!
-//! Who claims looks at the entries of all others, so two processes that claim single elements of one array in a tight loop
-//! wait for each other's cache lines all the time: claim more at once.
+//! While all read, each looks at one line that nobody writes. Who claims to write looks at the entries of all others, so two
+//! processes that write single elements of one array in a tight loop wait for each other's cache lines all the time: claim
+//! more at once.
 //!
 //! | the sum of 10^7 elements | `Vec`, ms | `FrozenArray`, ms | ratio |
 //! |---|---|---|---|
