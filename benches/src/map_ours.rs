@@ -56,7 +56,7 @@ impl AsValue for [u8; 100] {
 struct Ours<K: AsKey, V: AsValue>(SharedMap<K::Key, V::Value>);
 
 impl<K: AsKey, V: AsValue + PartialEq> Store<K, V> for Ours<K, V> {
-    #[inline]
+    #[inline(always)]
     fn get(&mut self, key: &K, value: &V) -> bool {
         self.0.get(key.key()).expect("a read").as_ref() == Some(value)
     }

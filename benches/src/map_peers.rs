@@ -22,7 +22,7 @@ pub const WARM: usize = 100_000;
 struct Hashbrown<K, V>(hashbrown::HashMap<K, V>);
 
 impl<K: Data + Hash + Eq, V: Data + PartialEq> Store<K, V> for Hashbrown<K, V> {
-    #[inline]
+    #[inline(always)]
     fn get(&mut self, key: &K, value: &V) -> bool {
         self.0.get(key) == Some(value)
     }
@@ -44,7 +44,7 @@ pub fn hashbrown<K: Data + Hash + Eq, V: Data + PartialEq>(
 }
 
 impl<K: Data + Hash + Eq, V: Data + PartialEq> Store<K, V> for &dashmap::DashMap<K, V, Hasher> {
-    #[inline]
+    #[inline(always)]
     fn get(&mut self, key: &K, value: &V) -> bool {
         dashmap::DashMap::get(self, key).is_some_and(|found| *found == *value)
     }
@@ -72,7 +72,7 @@ pub fn dashmap<K: Data + Hash + Eq, V: Data + PartialEq>(
 }
 
 impl<K: Data + Hash + Eq, V: Data + PartialEq> Store<K, V> for &papaya::HashMap<K, V, Hasher> {
-    #[inline]
+    #[inline(always)]
     fn get(&mut self, key: &K, value: &V) -> bool {
         self.pin().get(key) == Some(value)
     }
