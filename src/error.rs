@@ -374,7 +374,7 @@ pub enum OpenError {
         name: String,
         /// Its permission bits.
         found: u32,
-        /// The most that it may have; of another user's, all. It has no more: they do not let us in.
+        /// Those that it may have. Has it no others, they are too narrow to let this user in.
         allowed: u32,
     },
     /// Something that is no regular file has the name.

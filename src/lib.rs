@@ -53,6 +53,7 @@ mod error;
 mod map;
 #[cfg(not(loom))]
 pub mod map;
+mod mutation;
 #[cfg(not(loom))]
 mod number;
 mod os;

@@ -27,6 +27,7 @@ use std::{
 const ROOMS: &[(&str, u32)] = &[
     ("atomic", 1),
     ("error", 1),
+    ("mutation", 2),
     ("os", 2),
     ("segment", 3),
     ("sync", 4),

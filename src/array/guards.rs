@@ -119,7 +119,8 @@ impl<T: Pod> DerefMut for ArrayGuard<T> {
 
 /// A handle to elements that nobody writes any more: derefs to them without a lock.
 ///
-/// Cheap to clone, `Send + Sync`, a legal argument or result of a task.
+/// Cheap to clone, `Send + Sync`, a legal argument or result of a task. Where it arrives, threads of that process that were
+/// just about to be refused a claim are waited for, a second at most.
 pub struct FrozenArray<T: Pod>(SharedArray<T>);
 
 impl<T: Pod> FrozenArray<T> {

@@ -151,7 +151,18 @@ impl<T: Pod> SharedArray<T> {
     /// As [`Self::hold`], for work of our own: marks of the dead in it are an error.
     #[inline(always)]
     fn work(&self, (start, len): (u32, u32), mode: Mode) -> Result<Hold<'_, T>, ArrayError> {
-        let hold = Hold::take(&self.object, (self.start + start, len), mode, None)?;
+        self.work_on((self.start + start, len), mode, None)
+    }
+
+    /// Elements of the whole array.
+    #[inline(always)]
+    fn work_on(
+        &self,
+        at: (u32, u32),
+        mode: Mode,
+        timeout: Option<Duration>,
+    ) -> Result<Hold<'_, T>, ArrayError> {
+        let hold = Hold::take(&self.object, at, mode, timeout)?;
         if hold.has_marks() { Err(guards::marked(hold)) } else { Ok(hold) }
     }
 
@@ -315,11 +326,7 @@ impl<T: Pod> SharedArray<T> {
 
     fn freeze_within(&self, timeout: Option<Duration>) -> Result<(), ArrayError> {
         if !self.body().claims().is_frozen_here() {
-            let hold = Hold::<T>::take(&self.object, (0, self.body().len()), Mode::Shared, timeout)?;
-            if hold.has_marks() {
-                return Err(guards::marked(hold));
-            }
-            hold.freeze();
+            self.work_on((0, self.body().len()), Mode::Shared, timeout)?.freeze();
         }
         Ok(())
     }

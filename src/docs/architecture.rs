@@ -10,12 +10,13 @@
 //! | 1 | `atomic.rs` | the one door to atomics: words, fences, kill points; core or loom | one function pointer, in kill-point builds | system calls |
 //! | 1 | `error.rs` | one error enum per operation, and their sum | no | text in the place of kinds |
 //! | 2 | `os/` | every system call: memfd, names in /dev/shm, mapping, futex, file locks, fork, spawn, pidfd, socket, program headers | yes | a decision, a protocol |
+//! | 2 | `mutation.rs` | how models break a rule, and demand a failure; nothing in a real build | no | rules |
 //! | 3 | `segment/` | bytes: layout, who takes part, allocator, how long an object lives, names, handles | two files | what a lock means |
 //! | 4 | `sync/` | protocols over words that somebody else placed: lock word, committed cell, kinds of locks | forbidden | where a word lies, who is alive |
 //! | 4 | `number.rs` | which numbers have an atomic form | no | state |
 //! | 4 | `codec/` | how keys and values become bytes | no | anything shared |
 //! | 5 | `map/` | the map: buckets, blocks, reading without a lock, changes of one store, recovery | forbidden | user code under a lock of its own |
-//! | 5 | `array/` | elements in place, behind claims (`sync/claims.rs`) | `hold.rs`: from a claim to a slice | a slice without a claim |
+//! | 5 | `array/` | elements in place, behind claims (`sync/claims/`) | `hold.rs`: from a claim to a slice | a slice without a claim |
 //! | 5 | `value.rs`, `shared_atomic.rs` | what users hold | where a guard's copy lies | system calls |
 //! | 6 | `manager.rs` | objects by name, as users see them; joining without a pool | no | a word of the directory |
 //! | 6 | `pool/` | tasks, slots, workers' life and death | `trampoline.rs` | believing what a worker wrote |
@@ -104,7 +105,7 @@
 //! # Rules for a change
 //!
 //! * **A protocol change brings its model and its mutation.** A model is worth what its mutations cost: name the rule
-//!   that is easy to lose (`sync/mutation.rs` for the models, `Rule` in `atomic.rs` for real kills), break it, and see the
+//!   that is easy to lose (`Mutation` beside each protocol, `mutation.rs`, for the models, `Rule` in `atomic.rs` for real kills), break it, and see the
 //!   check fail.
 //! * A write to shared bytes goes through `atomic.rs`, so that it has a kill point.
 //! * A new shared word comes with a line "killed here?" and with who repairs it.

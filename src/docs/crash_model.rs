@@ -210,7 +210,7 @@
 //!
 //! # Arrays
 //!
-//! Claims are entries that name their owner (`sync/claims.rs`); nothing is counted.
+//! Claims are entries that name their owner (`sync/claims/`); nothing is counted.
 //!
 //! | killed | what others find | who repairs |
 //! |---|---|---|

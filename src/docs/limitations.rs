@@ -109,6 +109,9 @@
 //!   overwrote can, for recursive types, overflow the stack.
 //! * **A peer can store any bytes** as a key or value. They are checked when they are decoded: [`MapError::Decode`](crate::MapError::Decode)
 //!   says of which key.
+//! * **A reader that is late in a large value** (above 256 KiB, removed meanwhile) may load, and drop, bytes that another
+//!   object's owner writes by plain stores. In the language's sense that is a data race:
+//!   [`memory_model`](super::memory_model) says why we accept it.
 //!
 //! # Peers
 //!

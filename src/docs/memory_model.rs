@@ -148,9 +148,9 @@
 //! meanwhile goes on there, by atomic loads. (So does, in any memory of a map that is gone, one for reading only:
 //! nothing keeps an object for it.) What it loads is never used: the slot named another block, or none, before the
 //! memory was given back, so the second look drops the copy. But an atomic load beside a plain store of the same bytes
-//! is a data race in the language's sense, whatever becomes of what was loaded. We accept that one. A compiler makes
-//! nothing of it: the load is compiled as a load, by code that knows of no such store, and the store by code that knows
-//! of no such load. The machine orders the two sides, by the compare-exchanges that freed the memory and claimed it. To
+//! is a data race in the language's sense, whatever becomes of what was loaded. We accept that one, and assume that a
+//! compiler makes nothing of it: the load is compiled as a load, by code that knows of no such store, and the store by
+//! code that knows of no such load. The machine orders the two sides, by the compare-exchanges that freed the memory and claimed it. To
 //! be without it, each `get` would have to announce itself by a store that all writers look for, or no such memory could
 //! ever go to another object. The first costs each reader more than the look itself, and the second takes the memory of
 //! the largest values from everybody else.

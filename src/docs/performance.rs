@@ -28,11 +28,11 @@
 //! | taking over from a dead owner | one question to the kernel; its cost grows with the number of attached processes |
 //! | `SharedAtomic` | one instruction for integers; a loop of compare-exchange for floats, `min`, `max` |
 //! | `SharedValue::new` | a search for a free block, then its record and bytes; the first one of a process also makes the segment |
-//! | `SharedArray`: `get_lock` or `read` to drop, `get`, `set` | an entry announced, a look at the entries of all processes that have claimed, the entry given back. Some four locks of a value, with nobody else there: below |
+//! | `SharedArray`: `get_lock` or `read` to drop, `get`, `set` | an entry announced, a look at the entries of all processes that have claimed (at one line, while all read), the entry given back. Four to seven locks of a value, with nobody else there: below |
 //! | `Claims::claim` | that, and a look at the chunk's word |
 //! | a look into a `FrozenArray` | a look at our own id, and plain loads |
 //! | `SharedMap::get`, key and value of at most 8 bytes each | a hash, and one cache line of the table |
-//! | `SharedMap::get`, larger | a hash, a line of the table, and the entry's block; the value is copied once, and decoded |
+//! | `SharedMap::get`, larger | a hash, a line of the table, and the entry's block; the value is copied, and decoded |
 //! | `SharedMap::insert`, `update`, `remove` | two atomic read-modify-writes for the shard's lock, the look, one store; `update` looks first, and tries again if it lost |
 //! | `SharedMap::iter` | each chain is copied: two small allocations an entry |
 //! | open of a named segment | about twenty system calls: two descriptions, owner and mode, two locks for a place, one that keeps the name, the mapping, its anchor. 4.3 times crate shared_memory's own open, which is three calls and makes sure of nothing (19.9 and 4.7 us, to look 15.7; 2026-11-25, 2 cores of an AMD EPYC, `--only segments`; the goal is 3 and not met). Two thirds of it are the three opens, the two mappings and the first touch. A place that somebody had before is searched for what that one left: so it grows with the memory in use |
@@ -154,9 +154,10 @@
 //! that reads loses no more than a second hashbrown beside the first.
 //!
 //! *Lost*: `get` of u64 takes 2.3 times hashbrown's (goal 2), `get` of strings 3.1 times (goal 1.75). Else we are behind
-//! dashmap everywhere, and with strings behind papaya in `get`, 95/5 and insert with two processes. The goals of 8 times
+//! dashmap everywhere, and with strings behind papaya in `get`, in 95/5 with one process, and in insert with two. The goals of 8 times
 //! LMDB's `get` and 5 times its insert are missed (at worst 3.1 and 3.9, both with strings), and with strings those of 5 times
-//! Redis and 100 times `Manager().dict` (insert with two processes: 3.1 and 47).
+//! Redis and 100 times `Manager().dict` (insert with two processes: 3.1 and 47). Ratios are medians of the
+//! repetitions' own.
 //!
 //! *Why*: a `get` of u64 that is no part of a loop of its caller costs more, since no other waits beside it; about one in ten
 //! goes on to an overflow bucket. A string's `get` waits for the bucket before it knows the block, which takes 160 bytes,

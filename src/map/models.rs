@@ -29,7 +29,6 @@ use std::{
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     rc::Rc, // model threads are coroutines of one thread
-    sync::{Arc, Mutex},
 };
 
 /// Words of a block: header, one of key, two of value.
@@ -177,28 +176,11 @@ fn check(name: &str, model: impl Fn() + Send + Sync + 'static) {
 }
 
 fn check_within(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let executions = Arc::new(Mutex::new(0));
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    let count = executions.clone();
-    builder.check(move || {
-        *count.lock().unwrap() += 1;
-        model();
-    });
-    println!("{name}: {} executions", executions.lock().unwrap());
+    crate::mutation::explore(name, Some(preemptions), model);
 }
 
-fn must_fail(mutation: Mutation, said: &'static [&'static str], model: fn()) {
-    // On a thread of its own: a model that failed leaves its coroutines behind.
-    let end = thread_of_std(move || breaking(&[mutation], model));
-    let end = end.expect_err("the model passed with the rule broken");
-    let text = end.downcast_ref::<String>().map(String::as_str).or(end.downcast_ref::<&str>().copied());
-    let text = text.unwrap_or("a panic without words");
-    assert!(said.iter().any(|said| text.contains(said)), "{mutation:?} failed for another reason: {text}");
-}
-
-fn thread_of_std(f: impl FnOnce() + Send + 'static) -> std::thread::Result<()> {
-    std::thread::spawn(f).join()
+fn must_fail(mutation: Mutation, says: &'static [&'static str], model: fn()) {
+    crate::mutation::must_fail(&mutation, says, move || breaking(&[mutation], model));
 }
 
 /// Runs `body`, killed before its `n`-th write; was it?

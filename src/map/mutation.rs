@@ -1,7 +1,4 @@
-//! Known ways to break the map's protocol, as `sync::mutation` has them for locks: each is a rule that is easy to lose,
-//! and a model that must fail without it. In a real build [`broken`] is the constant `false`.
-
-use crate::atomic::Ordering;
+//! The rules of the map's protocol that models break, one at a time: see `crate::mutation`.
 
 /// One rule, not kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,49 +30,4 @@ pub(super) enum Mutation {
     RecoverWithoutVersion,
 }
 
-/// Is this rule broken in the model that runs now?
-#[cfg(not(loom))]
-#[inline(always)]
-pub(super) const fn broken(_: Mutation) -> bool {
-    false
-}
-
-/// `order`, unless the rule is broken.
-#[inline(always)]
-pub(super) fn unless(mutation: Mutation, order: Ordering) -> Ordering {
-    if broken(mutation) { Ordering::Relaxed } else { order }
-}
-
-#[cfg(all(loom, test))]
-pub(super) use model::breaking;
-#[cfg(loom)]
-pub(super) use model::broken;
-
-#[cfg(loom)]
-mod model {
-    use super::Mutation;
-    use std::cell::RefCell;
-
-    // std's, not loom's: all threads of a model run on the one thread of their test, and shall share it.
-    std::thread_local! {
-        static BROKEN: RefCell<Vec<Mutation>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub(in crate::map) fn broken(mutation: Mutation) -> bool {
-        BROKEN.with_borrow(|broken| broken.contains(&mutation))
-    }
-
-    /// Runs `f` with these rules broken.
-    #[cfg(test)]
-    pub(in crate::map) fn breaking<R>(mutations: &[Mutation], f: impl FnOnce() -> R) -> R {
-        struct Mend;
-        impl Drop for Mend {
-            fn drop(&mut self) {
-                BROKEN.with_borrow_mut(Vec::clear);
-            }
-        }
-        let _mend = Mend;
-        BROKEN.with_borrow_mut(|broken| broken.extend(mutations));
-        f()
-    }
-}
+crate::mutation::breaks!(pub(super) Mutation);

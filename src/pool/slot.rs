@@ -97,7 +97,7 @@
 //! All sleeps are bounded by the caller, which looks again; the model runs them unbounded, so that a wake which must
 //! come and does not is a deadlock there.
 
-use crate::atomic::{AcqRel, Acquire, Ordering, Relaxed, Release, SeqCst, Word32, Word64, fence, spin};
+use crate::atomic::{AcqRel, Acquire, Relaxed, Release, SeqCst, Word32, Word64, fence, spin};
 use crate::os::futex;
 use std::time::Duration;
 
@@ -852,29 +852,7 @@ enum Mutation {
     PassesBeforeFence,
 }
 
-#[cfg(not(loom))]
-#[inline(always)]
-const fn broken(_: Mutation) -> bool {
-    false
-}
-
-#[cfg(loom)]
-fn broken(mutation: Mutation) -> bool {
-    model::BROKEN.with(|broken| broken.get() == Some(mutation))
-}
-
-#[inline(always)]
-fn unless(mutation: Mutation, order: Ordering) -> Ordering {
-    if broken(mutation) { Relaxed } else { order }
-}
-
-#[cfg(loom)]
-mod model {
-    // std's, not loom's: all threads of a model run on the one thread of their test, and shall share it.
-    std::thread_local! {
-        pub(super) static BROKEN: std::cell::Cell<Option<super::Mutation>> = const { std::cell::Cell::new(None) };
-    }
-}
+crate::mutation::breaks!(Mutation);
 
 #[cfg(all(test, loom))]
 #[path = "tests/loom_slot.rs"]

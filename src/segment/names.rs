@@ -44,7 +44,7 @@
 //! of names by their entry, rounds by [`ROUNDS`].
 
 use super::owner::Owner;
-use crate::atomic::{AcqRel, Acquire, Ordering, Relaxed, Release, Word32, Word64, fence, spin};
+use crate::atomic::{AcqRel, Acquire, Relaxed, Release, Word32, Word64, fence, spin};
 
 /// Buckets of a directory.
 #[cfg(not(loom))] // models have one
@@ -410,29 +410,7 @@ enum Mutation {
     LifeBeginsWithoutFence,
 }
 
-#[cfg(not(loom))]
-#[inline(always)]
-const fn broken(_: Mutation) -> bool {
-    false
-}
-
-#[cfg(loom)]
-fn broken(mutation: Mutation) -> bool {
-    model::BROKEN.with(|broken| broken.get() == Some(mutation))
-}
-
-#[inline(always)]
-fn unless(mutation: Mutation, order: Ordering) -> Ordering {
-    if broken(mutation) { Relaxed } else { order }
-}
-
-#[cfg(loom)]
-mod model {
-    // std's, not loom's: all threads of a model run on the one thread of their test, and shall share it.
-    std::thread_local! {
-        pub(super) static BROKEN: std::cell::Cell<Option<super::Mutation>> = const { std::cell::Cell::new(None) };
-    }
-}
+crate::mutation::breaks!(Mutation);
 
 #[cfg(all(test, loom))]
 #[path = "tests/loom_names.rs"]

@@ -25,7 +25,7 @@ use super::{
     names,
     object::Known,
     record,
-    tie::{self, Card, Kin, Settled},
+    tie::{self, BlockCard, Kin, Settled},
 };
 use crate::{
     atomic::{self, Acquire, Relaxed, Rule, Word64},
@@ -68,8 +68,8 @@ impl<'a> Keep<'a> {
             .then(|| self.extents.bytes.words64(block.at + end - parts * 8, parts as usize))
     }
 
-    fn card_of(&self, block: &Block) -> Card<'a> {
-        Card {
+    fn card_of(&self, block: &Block) -> BlockCard<'a> {
+        BlockCard {
             state: self.extents.state(block),
             generation: self.record(block, record::GENERATION),
             object: self.record(block, record::SHAPE),
@@ -160,7 +160,7 @@ impl<'a> Keep<'a> {
 }
 
 impl Kin for Keep<'_> {
-    fn card(&self, at: u64) -> Option<Card<'_>> {
+    fn card(&self, at: u64) -> Option<BlockCard<'_>> {
         Some(self.card_of(&self.extents.locate(at)?))
     }
 
@@ -254,7 +254,7 @@ impl Object {
         let block = extents.locate(Part::decode(word).at).ok_or_else(damaged)?;
         let is_alive = |owner| segment.is_alive(owner).map_err(|_| CreateError::DescriptorsLost);
         let card = segment.keep(me).card_of(&block);
-        if !tie::untie(card, self.place().at, table, me, is_alive)? {
+        if !tie::untie(card, (self.place().at, index as u64), table, me, is_alive)? {
             return Err(damaged());
         }
         extents.free(None, &block, State::Pending(me), me);
@@ -401,7 +401,7 @@ mod tests {
     }
 
     impl Kin for Stopped<'_> {
-        fn card(&self, at: u64) -> Option<Card<'_>> {
+        fn card(&self, at: u64) -> Option<BlockCard<'_>> {
             self.looks.set(self.looks.get() + 1);
             if self.looks.get() == 2 {
                 (self.act)();

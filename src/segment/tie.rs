@@ -8,7 +8,7 @@
 //! untie:   PART(n) or PENDING(dead) --CAS--> PENDING(me); table word := 0; the caller frees it
 //! settle:  PENDING(dead), named   --CAS--> PART(n), and a second look: no longer named? --CAS--> PENDING(me): freed
 //!          PENDING(dead), unnamed: freed
-//! take:    PART(n) of an object that is PENDING(me) --CAS--> PENDING(me): freed
+//! take:    PART(n) of an object that is PENDING(me), or of the dead whose slot the caller clears --CAS--> PENDING(me): freed
 //! reclaim: PART(n) of an object that is gone        --CAS--> PENDING(me): freed
 //! ```
 //!
@@ -42,7 +42,7 @@ use crate::atomic::{AcqRel, Acquire, Relaxed, Release, SeqCst, Word64, fence};
 
 /// A block as it is seen here: its state, and words of its record.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Card<'a> {
+pub(crate) struct BlockCard<'a> {
     pub(crate) state: &'a Word64,
     pub(crate) generation: &'a Word64,
     /// Of a part: the object that it belongs to.
@@ -55,7 +55,7 @@ pub(crate) struct Card<'a> {
 
 /// Where the words are. Offsets may come from anywhere.
 pub(crate) trait Kin {
-    fn card(&self, at: u64) -> Option<Card<'_>>;
+    fn card(&self, at: u64) -> Option<BlockCard<'_>>;
     /// A word of the table of the object at `object`, as its record says.
     fn table_word(&self, object: u64, index: u64) -> Option<&Word64>;
     /// Where the part is that a table word, not 0, names.
@@ -65,7 +65,7 @@ pub(crate) trait Kin {
 }
 
 /// Ties a block that is PENDING(me), with its record, to its object. The caller excludes the object's other writers.
-pub(crate) fn tie(kin: &impl Kin, part: Card<'_>, table: &Word64, word: u64) {
+pub(crate) fn tie(kin: &impl Kin, part: BlockCard<'_>, table: &Word64, word: u64) {
     let number = number(kin);
     // Release: who sees the word sees the record and the contents.
     table.store(word, Release);
@@ -76,11 +76,11 @@ pub(crate) fn tie(kin: &impl Kin, part: Card<'_>, table: &Word64, word: u64) {
 /// How often an `untie` tries: a dead process's part is settled once.
 const TRIES: u32 = 4;
 
-/// Moves the part to PENDING(me), and clears its word. The caller excludes the object's other writers. `false`: it is none
-/// of that object's, so the table was overwritten.
+/// Moves the part to PENDING(me), and clears its word, which is number `index` of the object's table. The caller excludes
+/// the object's other writers. `false`: the part's record names another object or word, so the table was overwritten.
 pub(crate) fn untie<E>(
-    part: Card<'_>,
-    object: u64,
+    part: BlockCard<'_>,
+    (object, index): (u64, u64),
     table: &Word64,
     me: Owner,
     is_alive: impl Fn(Owner) -> Result<bool, E>,
@@ -89,12 +89,13 @@ pub(crate) fn untie<E>(
     // one is none of this object's, as the caller excludes the others.
     for _ in 0..TRIES {
         let seen = part.state.load(Acquire);
-        let ours = match State::decode(seen) {
-            Some(State::Part(_)) => part.object.load(Relaxed) == object, // invariant 5
+        let may_be = match State::decode(seen) {
+            Some(State::Part(_)) => true,
             Some(State::Pending(owner)) => owner != me && !is_alive(owner)?,
             _ => false,
         };
-        if !ours {
+        // Invariant 5.
+        if !may_be || (part.object.load(Relaxed), part.index.load(Relaxed)) != (object, index) {
             return Ok(false);
         }
         if part.state.compare_exchange(seen, State::Pending(me).encode(), AcqRel, Relaxed).is_ok() {
@@ -108,7 +109,7 @@ pub(crate) fn untie<E>(
 
 /// Takes a part from the object at `object`, which is PENDING of the caller. `true`: it is PENDING(me).
 #[must_use]
-pub(crate) fn take(part: Card<'_>, object: u64, me: Owner) -> bool {
+pub(crate) fn take(part: BlockCard<'_>, object: u64, me: Owner) -> bool {
     let seen = part.state.load(Acquire);
     matches!(State::decode(seen), Some(State::Part(_)))
         && part.object.load(Relaxed) == object // invariant 5
@@ -116,7 +117,7 @@ pub(crate) fn take(part: Card<'_>, object: u64, me: Owner) -> bool {
 }
 
 /// Is the object of a part there, and does its table lead to the block at `at`?
-pub(crate) fn is_named(kin: &impl Kin, at: u64, part: Card<'_>) -> bool {
+pub(crate) fn is_named(kin: &impl Kin, at: u64, part: BlockCard<'_>) -> bool {
     let index = part.index.load(Relaxed);
     is_there(kin, part, |object| {
         // Acquire: pairs with the Release of an `untie`.
@@ -126,11 +127,11 @@ pub(crate) fn is_named(kin: &impl Kin, at: u64, part: Card<'_>) -> bool {
 }
 
 /// Is the object of a part there, with its generation before and after `question`, and is that answered by yes?
-fn is_there(kin: &impl Kin, part: Card<'_>, question: impl FnOnce(u64) -> bool) -> bool {
+fn is_there(kin: &impl Kin, part: BlockCard<'_>, question: impl FnOnce(u64) -> bool) -> bool {
     let (object, life) = (part.object.load(Relaxed), part.life.load(Relaxed));
     let Some(card) = kin.card(object) else { return false };
     // Acquire: the state comes after it; pairs with the Release of `begin_life`.
-    if card.generation.load(Acquire) != life {
+    if card.generation.load(Acquire) != life && !broken(Mutation::LifeIgnored) {
         return false;
     }
     // Acquire: record and table are whole.
@@ -140,12 +141,12 @@ fn is_there(kin: &impl Kin, part: Card<'_>, question: impl FnOnce(u64) -> bool) 
     }
     let yes = question(object);
     fence(Acquire); // after the record and the table; pairs with the fence of `begin_life`
-    yes && card.generation.load(Relaxed) == life
+    yes && (card.generation.load(Relaxed) == life || broken(Mutation::LifeIgnored))
 }
 
 /// Takes a part whose object is gone, which somebody who was killed in [`settle`] left. `true`: it is PENDING(me).
 #[must_use]
-pub(crate) fn reclaim(kin: &impl Kin, part: Card<'_>, me: Owner) -> bool {
+pub(crate) fn reclaim(kin: &impl Kin, part: BlockCard<'_>, me: Owner) -> bool {
     let seen = part.state.load(Acquire);
     matches!(State::decode(seen), Some(State::Part(_)))
         && !is_there(kin, part, |_| true) // invariant 5
@@ -165,7 +166,7 @@ pub(crate) enum Settled {
 }
 
 /// Settles a block that the caller found PENDING of a dead process, `from`.
-pub(crate) fn settle(kin: &impl Kin, at: u64, part: Card<'_>, from: State, me: Owner) -> Settled {
+pub(crate) fn settle(kin: &impl Kin, at: u64, part: BlockCard<'_>, from: State, me: Owner) -> Settled {
     if !is_named(kin, at, part) {
         return Settled::Unnamed;
     }
@@ -204,28 +205,13 @@ enum Mutation {
     NumbersRepeat,
     /// Who settles looks at the object once.
     OneLook,
+    /// An object is asked for by its place alone.
+    LifeIgnored,
     /// Who settles does not order its second look behind the PART.
     SettleWithoutFence,
 }
 
-#[cfg(not(loom))]
-#[inline(always)]
-const fn broken(_: Mutation) -> bool {
-    false
-}
-
-#[cfg(loom)]
-fn broken(mutation: Mutation) -> bool {
-    model::BROKEN.with(|broken| broken.get() == Some(mutation))
-}
-
-#[cfg(loom)]
-mod model {
-    // std's, not loom's: all threads of a model run on the one thread of their test, and shall share it.
-    std::thread_local! {
-        pub(super) static BROKEN: std::cell::Cell<Option<super::Mutation>> = const { std::cell::Cell::new(None) };
-    }
-}
+crate::mutation::breaks!(Mutation);
 
 #[cfg(all(test, loom))]
 #[path = "tests/loom_tie.rs"]

@@ -6,7 +6,7 @@
 //! | `cell` | a value whose every update is one store |
 //! | `claims` | shared and exclusive claims on ranges of an array |
 //! | `kinds` | what a value asks of a lock, and which locks there are |
-//! | `mutation` | the ways to break both that the models must notice; nothing in a real build |
+//! | `mutation` | the ways to break them that the models must notice; nothing in a real build |
 //!
 //! Nothing here knows where a word lies or who is alive: words come by reference, and `word::Peers` answers the
 //! rest. So the same code runs over a mapping and in the model checker.

@@ -1,11 +1,4 @@
-//! Known ways to break the protocols of this room.
-//!
-//! A model is worth what its mutations cost: a checker that passes on a broken protocol says nothing about the right
-//! one. So each rule that is easy to lose has a name here, the code asks [`broken`] where it keeps the rule, and
-//! `tests/` breaks one at a time and demands that a model fails, with the failure that the rule prevents. In a real
-//! build [`broken`] is the constant `false` and nothing of this is left.
-
-use crate::atomic::Ordering;
+//! The rules of this room that models break, one at a time: see `crate::mutation`.
 
 /// One rule, not kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,49 +50,4 @@ pub(crate) enum Mutation {
     BiasWithoutFence,
 }
 
-/// Is this rule broken in the model that runs now?
-#[cfg(not(loom))]
-#[inline(always)]
-pub(crate) const fn broken(_: Mutation) -> bool {
-    false
-}
-
-/// `order`, unless the rule is broken.
-#[inline(always)]
-pub(crate) fn unless(mutation: Mutation, order: Ordering) -> Ordering {
-    if broken(mutation) { Ordering::Relaxed } else { order }
-}
-
-#[cfg(all(loom, test))]
-pub(crate) use model::breaking;
-#[cfg(loom)]
-pub(crate) use model::broken;
-
-#[cfg(loom)]
-mod model {
-    use super::Mutation;
-    use std::cell::RefCell;
-
-    // std's, not loom's: all threads of a model run on the one thread of their test, and shall share it.
-    std::thread_local! {
-        static BROKEN: RefCell<Vec<Mutation>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub(crate) fn broken(mutation: Mutation) -> bool {
-        BROKEN.with_borrow(|broken| broken.contains(&mutation))
-    }
-
-    /// Runs `f` with these rules broken.
-    #[cfg(test)]
-    pub(crate) fn breaking<R>(mutations: &[Mutation], f: impl FnOnce() -> R) -> R {
-        struct Mend;
-        impl Drop for Mend {
-            fn drop(&mut self) {
-                BROKEN.with_borrow_mut(Vec::clear);
-            }
-        }
-        let _mend = Mend;
-        BROKEN.with_borrow_mut(|broken| broken.extend(mutations));
-        f()
-    }
-}
+crate::mutation::breaks!(pub(crate) Mutation);

@@ -239,19 +239,8 @@ fn every_kill(preemptions: usize, model: impl Fn(usize) -> bool + Copy + Sync + 
     }
 }
 
-/// The model must fail, and so.
-fn must_fail(mutation: Mutation, how: &str, model: impl Fn() + Send + 'static) {
-    // On a thread of its own: a model that failed leaves its coroutines behind.
-    let end = std::thread::spawn(move || {
-        model::BROKEN.set(Some(mutation));
-        model();
-    });
-    let end = end.join();
-    let panic = end.expect_err("the mutation was not noticed");
-    let text =
-        panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-    let text = text.unwrap_or_default();
-    assert!(text.contains(how), "failed for another reason: {text}");
+fn must_fail(mutation: Mutation, says: &'static str, model: impl Fn() + Send + 'static) {
+    crate::mutation::must_fail(&mutation, &[says], move || breaking(&[mutation], model));
 }
 
 /// One worker, one slot that is used twice, a waiter beside it.

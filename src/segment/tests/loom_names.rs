@@ -8,7 +8,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     rc::Rc, // model threads are coroutines of one thread
     sync::{Arc, Mutex as Plain},
-    time::Instant,
 };
 
 /// Blocks of a model: entries and lists of at most two names.
@@ -168,34 +167,11 @@ impl World {
 }
 
 fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
-    explore_with(None, name, model);
+    crate::mutation::explore(name, None, model);
 }
 
-fn explore_with(preemptions: Option<usize>, name: &str, model: impl Fn() + Send + Sync + 'static) {
-    let (begin, executions) = (Instant::now(), Arc::new(Plain::new(0)));
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions.or(builder.preemption_bound).or(Some(3));
-    let count = Arc::clone(&executions);
-    builder.check(move || {
-        *count.lock().unwrap() += 1;
-        model();
-    });
-    println!("{name}: {} executions, {:.2?}", executions.lock().unwrap(), begin.elapsed());
-}
-
-/// The model must fail, and so.
-fn must_fail(mutation: Mutation, how: &str, model: impl FnOnce() + Send + 'static) {
-    // On a thread of its own: a model that failed leaves its coroutines behind.
-    let end = std::thread::spawn(move || {
-        model::BROKEN.set(Some(mutation));
-        model();
-    });
-    let panic = end.join().expect_err("the mutation was not noticed");
-    let text =
-        panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-    let text = text.unwrap_or_default();
-    println!("{mutation:?}: {}", text.lines().next().unwrap_or_default());
-    assert!(text.contains(how), "failed for another reason: {text}");
+fn must_fail(mutation: Mutation, says: &'static str, model: impl FnOnce() + Send + 'static) {
+    crate::mutation::must_fail(&mutation, &[says], move || breaking(&[mutation], model));
 }
 
 // ---- publish against look-up ----
@@ -294,7 +270,7 @@ fn a_look_up_finds_what_is_there_while_blocks_become_others() {
 fn two_creators(patient: bool) {
     // Who does not wait has many ways to go on: with more preemptions these are too many executions.
     let preemptions = (!patient).then_some(1);
-    explore_with(preemptions, &format!("two creators, patient: {patient}"), move || {
+    crate::mutation::explore(&format!("two creators, patient: {patient}"), preemptions, move || {
         let world = Rc::new(World::new(2 * BLOCKS));
         let [one, two] = [0, 1].map(|id| {
             let world = Rc::clone(&world);

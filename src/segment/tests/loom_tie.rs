@@ -2,13 +2,9 @@
 //! the same block again, and beside the end of its object, with another in its place.
 
 use super::*;
-use crate::segment::names::begin_life;
+use crate::{mutation, segment::names::begin_life};
 use loom::thread;
-use std::{
-    rc::Rc, // model threads are coroutines of one thread
-    sync::{Arc, Mutex as Plain},
-    time::Instant,
-};
+use std::rc::Rc; // model threads are coroutines of one thread
 
 /// One object with a table of one word, and one block that can be its part.
 #[derive(Debug)]
@@ -41,9 +37,9 @@ const SWEEPER: u32 = 2;
 const USER: u32 = 3;
 
 impl Kin for World {
-    fn card(&self, at: u64) -> Option<Card<'_>> {
+    fn card(&self, at: u64) -> Option<BlockCard<'_>> {
         let Block { object, life, index, .. } = &self.block;
-        (at == OBJECT).then_some(Card {
+        (at == OBJECT).then_some(BlockCard {
             state: &self.state,
             generation: &self.generation,
             object,
@@ -81,9 +77,9 @@ impl World {
         }
     }
 
-    fn part(&self) -> Card<'_> {
+    fn part(&self) -> BlockCard<'_> {
         let Block { state, generation, object, life, index } = &self.block;
-        Card { state, generation, object, life, index }
+        BlockCard { state, generation, object, life, index }
     }
 
     fn free(&self, word: &Word64, from: State) {
@@ -106,7 +102,8 @@ impl World {
     /// Under the object's lock.
     fn detach(&self) {
         let me = owner(USER);
-        let untied = untie(self.part(), OBJECT, &self.table, me, |other| Ok::<_, ()>(other != owner(DEAD)));
+        let untied =
+            untie(self.part(), (OBJECT, 0), &self.table, me, |other| Ok::<_, ()>(other != owner(DEAD)));
         assert_eq!(untied, Ok(true), "a live part was taken from its object");
         self.free(&self.block.state, State::Pending(me));
     }
@@ -158,36 +155,13 @@ impl World {
     }
 }
 
-fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
-    let (begin, executions) = (Instant::now(), Arc::new(Plain::new(0)));
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(3));
-    let count = Arc::clone(&executions);
-    builder.check(move || {
-        *count.lock().unwrap() += 1;
-        model();
-    });
-    println!("{name}: {} executions, {:.2?}", executions.lock().unwrap(), begin.elapsed());
-}
-
-/// The model must fail, and so.
-fn must_fail(mutation: Mutation, how: &str, model: impl FnOnce() + Send + 'static) {
-    // On a thread of its own: a model that failed leaves its coroutines behind.
-    let end = std::thread::spawn(move || {
-        model::BROKEN.set(Some(mutation));
-        model();
-    });
-    let panic = end.join().expect_err("the mutation was not noticed");
-    let text =
-        panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-    let text = text.unwrap_or_default();
-    println!("{mutation:?}: {}", text.lines().next().unwrap_or_default());
-    assert!(text.contains(how), "failed for another reason: {text}");
+fn must_fail(mutation: Mutation, says: &'static str, model: fn()) {
+    mutation::must_fail(&mutation, &[says], move || breaking(&[mutation], model));
 }
 
 /// `user` works with the object while the block is swept; says whether the block is named in the end.
 fn beside_a_sweep(name: &str, user: fn(&World) -> bool) {
-    explore(name, move || {
+    mutation::explore(name, None, move || {
         let world = Rc::new(World::new());
         let sweeper = thread::spawn({
             let world = Rc::clone(&world);
@@ -247,48 +221,107 @@ fn a_part_of_the_next_object_is_not_freed() {
 /// Who settles is killed at each of its writes, while the object ends; the next who clears the dead is done with it.
 #[test]
 fn who_settles_dies() {
+    who_settles_died();
+}
+
+fn who_settles_died() {
     use crate::atomic::{Killed, kill_after};
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
     for n in 1..6 {
-        explore(&format!("who settles is killed before write {n}, and the object ends"), move || {
-            let world = Rc::new(World::new());
-            let sweeper = thread::spawn({
-                let world = Rc::clone(&world);
-                move || {
-                    kill_after(n);
-                    match catch_unwind(AssertUnwindSafe(|| world.sweep())) {
-                        Ok(()) => kill_after(usize::MAX),
-                        Err(end) if end.is::<Killed>() => {}
-                        Err(end) => resume_unwind(end),
+        mutation::explore(
+            &format!("who settles is killed before write {n}, and the object ends"),
+            None,
+            move || {
+                let world = Rc::new(World::new());
+                let sweeper = thread::spawn({
+                    let world = Rc::clone(&world);
+                    move || {
+                        kill_after(n);
+                        match catch_unwind(AssertUnwindSafe(|| world.sweep())) {
+                            Ok(()) => kill_after(usize::MAX),
+                            Err(end) if end.is::<Killed>() => {}
+                            Err(end) => resume_unwind(end),
+                        }
                     }
+                });
+                let user = thread::spawn({
+                    let world = Rc::clone(&world);
+                    move || world.end()
+                });
+                sweeper.join().unwrap();
+                user.join().unwrap();
+                let heir = owner(USER);
+                match State::decode(world.block.state.load(Acquire)) {
+                    Some(from @ State::Pending(who)) if who != heir => {
+                        assert_eq!(settle(&*world, PART, world.part(), from, heir), Settled::Unnamed);
+                        world.free(&world.block.state, from);
+                    }
+                    Some(State::Part(_)) => {
+                        world.begin(); // another object, in the place of the one that ended
+                        assert!(
+                            reclaim(&*world, world.part(), heir),
+                            "a part of an object that is gone stays"
+                        );
+                        world.free(&world.block.state, State::Pending(heir));
+                    }
+                    _ => {}
                 }
-            });
-            let user = thread::spawn({
-                let world = Rc::clone(&world);
-                move || world.end()
-            });
-            sweeper.join().unwrap();
-            user.join().unwrap();
-            let heir = owner(USER);
-            match State::decode(world.block.state.load(Acquire)) {
-                Some(from @ State::Pending(who)) if who != heir => {
-                    assert_eq!(settle(&*world, PART, world.part(), from, heir), Settled::Unnamed);
-                    world.free(&world.block.state, from);
-                }
-                Some(State::Part(_)) => {
-                    assert!(reclaim(&*world, world.part(), heir));
-                    world.free(&world.block.state, State::Pending(heir));
-                }
-                _ => {}
-            }
-            world.table.store(0, Relaxed);
-            world.check(false);
-        });
+                world.table.store(0, Relaxed);
+                world.check(false);
+            },
+        );
     }
+}
+
+/// Who clears the dead looks at a part that is sound, beside what its object's user does.
+fn beside_a_reclaim(name: &str, user: fn(&World) -> bool) {
+    mutation::explore(name, None, move || {
+        let world = Rc::new(World::new());
+        world.sweep(); // of the dead: it is a PART
+        let sweeper = thread::spawn({
+            let world = Rc::clone(&world);
+            move || {
+                let me = owner(SWEEPER);
+                if reclaim(&*world, world.part(), me) {
+                    world.free(&world.block.state, State::Pending(me));
+                }
+            }
+        });
+        let user = thread::spawn({
+            let world = Rc::clone(&world);
+            move || user(&world)
+        });
+        sweeper.join().unwrap();
+        let named = user.join().unwrap();
+        world.check(named);
+    });
+}
+
+#[test]
+fn no_part_of_the_living_is_reclaimed() {
+    beside_a_reclaim("a part is untied and tied again beside a reclaim", |world| {
+        world.detach();
+        world.attach(1)
+    });
+    beside_a_reclaim("an object ends beside a reclaim", |world| {
+        world.end();
+        world.table.store(0, Relaxed);
+        false
+    });
+    beside_a_reclaim("an object ends and another begins beside a reclaim", |world| {
+        world.end();
+        world.begin();
+        world.attach(2)
+    });
 }
 
 mod mutations {
     use super::*;
+
+    #[test]
+    fn life_ignored() {
+        must_fail(Mutation::LifeIgnored, "a part of an object that is gone", who_settles_died);
+    }
 
     #[test]
     fn numbers_repeat() {

@@ -12,7 +12,6 @@ use crate::{
         AcqRel,
         Acquire,
         Relaxed, // see the table of the protocol
-        SeqCst,
         fence,
         fence_after_swap,
         fence_between_loads,
@@ -49,8 +48,8 @@ impl Claims<'_> {
     pub(crate) fn end_bias(&self) {
         if self.is_biased() {
             self.table.head[BIAS].swap(0, AcqRel);
+            fence_after_swap();
         }
-        fence(SeqCst);
     }
 
     /// A claim to read holds that had to look around.
@@ -66,6 +65,9 @@ impl Claims<'_> {
     /// Sets the bias, if nobody claims exclusively and there is no mark.
     #[cold]
     pub(crate) fn set_bias(&self, me: Owner) {
+        if self.has_writers() && !broken(Mutation::BiasWithoutLook) {
+            return; // as it seems: nothing is written, then
+        }
         // One thread of the process at a time: so our name in the word says that it is this call's.
         self.locked(me, || {
             let bias = &self.table.head[BIAS];

@@ -5,6 +5,15 @@
 //! is an entry with its owner's name in it, and who claims looks at all the entries of the others. No lock anywhere:
 //! a process that is stopped keeps others out of nothing but what it holds, or was about to take when it was stopped.
 //!
+//! | file | what |
+//! |---|---|
+//! | `table` | the shared words, and ranges |
+//! | `record` | what one process alone knows: which thread has which entry |
+//! | `rows` | how a process comes by entries, and clears those of the dead |
+//! | `marks` | what the dead leave |
+//! | `bias` | readers that let one another in |
+//! | `wait` | how long a claim is waited for |
+//!
 //! # The table
 //!
 //! | where | word | says |
@@ -99,6 +108,9 @@
 //!
 //! A mark over which several hold claims at the same time: who mends its middle moves what is behind into a mark of its
 //! own, and the others, who were told of the one, do not clear the other. So that part is told once too often.
+//!
+//! A mark that another process has mended leaves its entry, an empty one, to the process whose row it is: until that claims
+//! again with others there, all others look around at each claim.
 //!
 //! Fairness: a stream of overlapping readers can keep a writer waiting, as short sections of a lock can.
 
@@ -408,6 +420,9 @@ impl Claims<'_> {
         let exclusive = claim.is_exclusive();
         if exclusive {
             self.end_bias();
+        } else if self.is_open() && self.is_uncut(claim) {
+            self.decide(claim);
+            return Ok(());
         }
         let mut looks = 0;
         let mut splits;
@@ -701,7 +716,8 @@ impl Claims<'_> {
         if !self.table.is_frozen() {
             return false;
         }
-        frozen.store(NONE_GRANTED, Relaxed);
+        // Not over what another thread has made sure of.
+        let _ = frozen.compare_exchange(0, NONE_GRANTED, Relaxed, Relaxed);
         // Pairs with the fence of an announcement: we see its tag, or it sees this.
         fence(SeqCst);
         let is_sure = !self.writes_here() || broken(Mutation::FreezeBelieved);

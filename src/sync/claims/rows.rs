@@ -26,8 +26,8 @@ impl Drop for Unlocks<'_> {
 }
 
 impl Claims<'_> {
-    /// Clears a dead process's row, or nobody's, of all that is not a mark, if it is still theirs. Under the private lock: until the
-    /// end the row is ours, but not for our threads.
+    /// Clears a dead process's row, or nobody's, of all that is not a mark, if it is still theirs. Under the private
+    /// lock: until the end the row is ours, but not for our threads.
     pub(super) fn sweep<W: World>(&self, row: usize, dead: u32, me: Owner, world: &W) -> bool {
         let owner = &self.table.lines[row][0];
         if broken(Mutation::TakeoverByStore) {
