@@ -132,27 +132,30 @@ mod stepped {
                     Err(other) => panic!("{other:?}"),
                 };
                 assert!(refused || !has_it, "granted beside a living holder");
-                seen.refused += u64::from(refused);
                 start.send(0);
                 until(|| reply.has_some() || waiter.sleep() == Some(Sleep::Bounded) && !reply.has_some());
                 let asleep = !reply.has_some();
                 assert!(asleep || !has_it, "granted beside a living holder");
-                seen.asleep += u64::from(asleep);
                 child.kill();
                 // The watchdog of the runner is the judge of hangs: the stage names the instruction.
                 let (found, told, all_of_it) = (reply.receive(), reply.receive(), reply.receive());
                 assert!(told == 0 || (told, all_of_it) == (pid, 1), "told of {told}, the victim was {pid}");
+                assert_eq!(whole(&range.to_vec().unwrap()), Some(1));
+                let report = allmend::verify().unwrap();
+                assert_eq!((report.objects, report.busy), (1, 0), "{report:?}");
+                if stepped == Stepped::Through {
+                    assert_eq!((refused, asleep, found, told), (false, false, 2, 0));
+                    return;
+                }
                 match (found, told) {
                     (1, _) => seen.old += 1,
                     (2, _) => seen.new += 1,
                     (_, 0) => seen.broken += 1,
                     _ => seen.torn += 1,
                 }
+                seen.refused += u64::from(refused);
+                seen.asleep += u64::from(asleep);
                 seen.told += u64::from(told != 0);
-                assert_eq!(whole(&range.to_vec().unwrap()), Some(1));
-                let report = allmend::verify().unwrap();
-                assert_eq!((report.objects, report.busy), (1, 0), "{report:?}");
-                assert!(stepped == Stepped::Within || (found, told) == (2, 0));
             },
         );
         drop(waiter);
@@ -168,7 +171,7 @@ mod stepped {
             "  {what}: {rounds}, others refused at {refused}, waiter asleep \
              at {asleep}, old {old}, new {new}, told who died {told} (torn {torn}), hangs 0, broken {broken}"
         );
-        assert!(refused > 0 && asleep > 0 && old > 0 && new > 1, "the test saw too little");
+        assert!(refused > 0 && asleep > 0 && old > 0, "the test saw too little");
         seen
     }
 
@@ -185,12 +188,14 @@ mod stepped {
         // Once freely: what is done once only.
         let prepare = |range: &SharedArray<u64>| range.update(|x| x.fill(1)).unwrap();
         let seen = changes(&format!("update of {len} elements"), len, prepare, in_an_update);
+        assert!(seen.new > 0, "the test saw too little");
         assert_eq!((seen.told, seen.torn, seen.broken), (0, 0, 0), "an update is all or nothing");
     }
 
     /// With a row to take in the table, where rows of dead processes lie with their marks and undo records.
     fn first_update() {
         let seen = changes("first update of a process", 8, |range| _ = range.slice(..0), in_an_update);
+        assert!(seen.new > 0 || !takes_all(), "the test saw too little");
         assert_eq!((seen.told, seen.torn, seen.broken), (0, 0, 0), "an update is all or nothing");
     }
 
@@ -204,13 +209,13 @@ mod stepped {
     fn guard() {
         let prepare = |range: &SharedArray<u64>| _ = range.get(0).unwrap();
         let seen = changes("guard of 100 elements", 100, prepare, with_a_guard);
-        assert!(seen.told > 0, "the test saw too little");
+        assert!(seen.told > 0 && seen.new > 0, "the test saw too little");
         assert_eq!(seen.broken, 0, "who finds half a change is told");
     }
 
     fn first_guard() {
         let seen = changes("first guard of a process", 100, |_| (), with_a_guard);
-        assert!(seen.told > 0 || !takes_all(), "the test saw too little");
+        assert!(seen.told > 0 && seen.new > 0 || !takes_all(), "the test saw too little");
         assert_eq!(seen.broken, 0, "who finds half a change is told");
     }
 
@@ -257,7 +262,7 @@ mod stepped {
                 );
                 assert!(by_the_victim == (handed == 0), "{found:?}");
                 assert!(stepped == Stepped::Within || by_the_victim);
-                done += u64::from(by_the_victim);
+                done += u64::from(by_the_victim && stepped == Stepped::Within);
                 a.update(|x| x.fill(1)).unwrap();
                 drop(claims);
                 let report = allmend::verify().unwrap();
@@ -268,7 +273,7 @@ mod stepped {
             "  chunk claimed and done: {rounds}, done by the victim {done}, \
              again with its process id {again} (torn {torn}), lost 0"
         );
-        assert!(done > 1 && again > 0, "the test saw too little");
+        assert!(done > 0 && again > 0, "the test saw too little");
     }
 
     // ---- controls ----

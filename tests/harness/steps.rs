@@ -204,20 +204,41 @@ pub(crate) fn every_instruction(
     what: &str,
     prepare: impl Fn(),
     act: impl Fn(),
+    round: impl FnMut(Child, Stepped),
+) -> Rounds {
+    let stride = |instructions| if takes_all() { 1 } else { instructions / ROUNDS + 1 };
+    instructions(what, stride, prepare, act, round)
+}
+
+/// As [`every_instruction`], for each `stride`-th.
+pub(crate) fn each_so_many(
+    what: &str,
+    stride: u64,
+    prepare: impl Fn(),
+    act: impl Fn(),
+    round: impl FnMut(Child, Stepped),
+) -> Rounds {
+    instructions(what, |_| stride, prepare, act, round)
+}
+
+fn instructions(
+    what: &str,
+    stride: impl FnOnce(u64) -> u64,
+    prepare: impl Fn(),
+    act: impl Fn(),
     mut round: impl FnMut(Child, Stepped),
 ) -> Rounds {
     stage(&format!("{what}, how many instructions it has"));
-    // Twice: what is done once only, by those around the victim, is no part of its way.
-    let mut walked = || {
-        let (victim, mut places) = (traced(&prepare, &act), Vec::new());
-        walk(&victim, |_, place| places.push(place));
-        round(victim, Stepped::Through);
-        Trace::new(places)
-    };
-    walked();
-    let trace = walked();
+    // Once freely: what is done once only, by those around the victim, is no part of its way.
+    let first = traced(&prepare, &act);
+    finish(&first, 0);
+    round(first, Stepped::Through);
+    let (victim, mut places) = (traced(&prepare, &act), Vec::new());
+    walk(&victim, |_, place| places.push(place));
+    round(victim, Stepped::Through);
+    let trace = Trace::new(places);
     let instructions = trace.len() - 1;
-    let stride = if takes_all() { 1 } else { instructions / ROUNDS + 1 };
+    let stride = stride(instructions);
     let (mut rounds, mut k, mut by_steps) = (0, 0, false);
     loop {
         stage(&format!("{what}, killed after {k} instructions"));
