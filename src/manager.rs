@@ -15,7 +15,7 @@ use crate::{
     array::{ArrayKind, SharedArray},
     codec::{Codec, Key},
     error::{CreateError, HandleError, NameFault, OpenError, VerifyError},
-    map::SharedMap,
+    map::{MapBuilder, SharedMap},
     number::Atomic,
     os::inherit,
     segment::{
@@ -124,6 +124,36 @@ fn as_long_as<T: Pod, L: ArrayKind>(
         });
     }
     Ok(array)
+}
+
+impl<K: Key, V: Codec> MapBuilder<K, V> {
+    /// The map of that name in a manager; a new one with these settings if there is none. One that is there keeps those
+    /// with which it was made: who must know has [`create`](Self::create).
+    ///
+    /// # Errors
+    /// As [`Manager::value`] and [`MapBuilder::build`]; settings that cannot be are [`OpenError::Invalid`] also where the
+    /// map is there.
+    #[doc(alias = "name")]
+    pub fn open_or_create(self, manager: &Manager, name: &str) -> Result<SharedMap<K, V>, OpenError> {
+        self.check()?;
+        manager.open_or_make(name, |segment| self.place_in(segment))
+    }
+
+    /// A new map of that name in a manager: of several processes that ask at the same time, one gets it.
+    ///
+    /// # Errors
+    /// [`OpenError::ObjectExists`] if the name is taken; [`OpenError::ReadOnly`]; else as
+    /// [`open_or_create`](Self::open_or_create).
+    pub fn create(self, manager: &Manager, name: &str) -> Result<SharedMap<K, V>, OpenError> {
+        self.check()?;
+        checked(name)?;
+        if manager.segment.find(name)?.is_some() {
+            return Err(OpenError::ObjectExists { name: name.into() });
+        }
+        let map = self.place_in(&manager.segment)?;
+        manager.publish(name, &map)?;
+        Ok(map)
+    }
 }
 
 /// Shared memory with a directory of objects in it.
@@ -285,7 +315,7 @@ impl Manager {
         as_long_as(len, name, array)
     }
 
-    /// The map of that name; a new one if there is none.
+    /// The map of that name; a new one if there is none. With settings: [`MapBuilder::open_or_create`].
     ///
     /// # Errors
     /// As [`Manager::value`].

@@ -4,8 +4,8 @@
 mod harness;
 
 use allmend::{
-    CommandExt, CreateError, LockError, Manager, NameFault, OpenError, Pool, SharedArray, SharedAtomic,
-    SharedValue, VerifyError, sync::Unlocked,
+    CommandExt, CreateError, LockError, Manager, MapError, NameFault, OpenError, Pool, SharedArray,
+    SharedAtomic, SharedMap, SharedValue, VerifyError, map::MapBuilder, sync::Unlocked,
 };
 use harness::{Line, Random, die, fork, stage, until};
 use std::process::Command;
@@ -24,6 +24,8 @@ fn main() {
         ("another_type_is_refused", another_type_is_refused),
         ("another_array_is_refused", another_array_is_refused),
         ("unlocked_arrays_by_name", unlocked_arrays_by_name),
+        ("maps_with_settings_by_name", maps_with_settings_by_name),
+        ("a_named_map_keeps_its_settings", a_named_map_keeps_its_settings),
         ("names_that_cannot_be", names_that_cannot_be),
         ("a_hundred_thousand_names", a_hundred_thousand_names),
         ("full", full),
@@ -192,6 +194,94 @@ fn unlocked_arrays_by_name() {
     assert_eq!(manager.unlocked_array::<u64>("sums", 5).unwrap().get(4).unwrap(), 4_000);
     drop((again, opened));
     assert_eq!(counts(&manager), (2, 2));
+}
+
+fn settings(max_bytes: u64) -> MapBuilder<u64, u64> {
+    SharedMap::builder().entries(1_000).max_bytes(max_bytes)
+}
+
+/// Processes that ask at the same time, each with settings of its own, have one map; and who insists on a new one is one.
+fn maps_with_settings_by_name() {
+    let manager = Manager::builder().reserve(64 << 20).max_processes(40).new().unwrap();
+    for round in 0..20 {
+        stage(&format!("ten processes create one map, round {round}"));
+        let (start, created) = (Line::new(), Line::new());
+        let (name, second) = ("new", "whoever comes first makes it");
+        let askers: Vec<_> = (1..=10u64)
+            .map(|i| {
+                fork(|| {
+                    start.receive();
+                    let ours = || settings(i << 20);
+                    created.send(match ours().create(&manager, name) {
+                        Ok(map) => map.insert(i, i).unwrap().map_or(1, |_| panic!("it is new")),
+                        Err(OpenError::ObjectExists { name: taken }) if taken == name => 0,
+                        Err(other) => panic!("{other}"),
+                    });
+                    for name in [name, second] {
+                        ours().open_or_create(&manager, name).unwrap().fetch_add(0, i).unwrap();
+                    }
+                })
+            })
+            .collect();
+        (0..10).for_each(|_| start.send(0));
+        assert_eq!((0..10).map(|_| created.receive()).sum::<u64>(), 1);
+        askers.into_iter().for_each(|asker| asker.succeeds("an asker"));
+        for (name, entries) in [(name, 2), (second, 1)] {
+            let map = manager.map::<u64, u64>(name).unwrap();
+            assert_eq!((map.len(), map.get(0).unwrap()), (entries, Some(55)), "{name}");
+        }
+        assert_eq!(counts(&manager), (2, 2));
+        [name, second].iter().for_each(|name| manager.remove(name).unwrap());
+        assert_eq!(counts(&manager), (0, 0));
+    }
+}
+
+fn a_named_map_keeps_its_settings() {
+    let manager = small();
+    let fill = |map: &SharedMap<u64, u64>| match (0..50_000).find_map(|i| map.set(i, i).err()) {
+        None => map.len(),
+        Some(MapError::Full) => map.len(),
+        Some(other) => panic!("{other}"),
+    };
+    let limited = settings(256 << 10).create(&manager, "limited").unwrap();
+    let most = fill(&limited);
+    assert!((1_000..20_000).contains(&most), "{most} of 16 bytes and more in 256 KiB");
+    limited.clear().unwrap();
+    drop(limited);
+    // No other settings change that, and whoever asks without any gets it, too.
+    for again in [settings(u64::MAX).open_or_create(&manager, "limited"), manager.map("limited")] {
+        assert!(fill(&again.unwrap()) < 20_000);
+    }
+    assert_eq!(fill(&settings(u64::MAX).open_or_create(&manager, "free").unwrap()), 50_000);
+    // Settings that cannot be, of a map that is there and of one that is not; they leave nothing.
+    let before = counts(&manager);
+    for name in ["limited", "new"] {
+        let refused = settings(0).open_or_create(&manager, name).map(drop);
+        assert!(matches!(refused, Err(OpenError::Invalid(_))), "{refused:?}");
+        let refused = settings(0).create(&manager, name).map(drop);
+        assert!(matches!(refused, Err(OpenError::Invalid(_))), "{refused:?}");
+    }
+    let too_many = |max_bytes| settings(max_bytes).entries(10_000_000);
+    for refused in [
+        too_many(u64::MAX).create(&manager, "new"),
+        too_many(u64::MAX).open_or_create(&manager, "new"),
+        settings(4 << 10).create(&manager, "new"),
+    ] {
+        let refused = refused.map(drop);
+        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+    }
+    drop(too_many(u64::MAX).open_or_create(&manager, "limited").unwrap());
+    let refused = settings(1).create(&manager, "").map(drop);
+    assert!(matches!(refused, Err(OpenError::ObjectName { fault: NameFault::Empty, .. })), "{refused:?}");
+    assert_eq!(counts(&manager), before);
+    // Something else has the name.
+    manager.value("value", 1u8).unwrap();
+    assert_eq!(wrong("value", settings(1).open_or_create(&manager, "value")).0, "a SharedMap of (u64, u64)");
+    let taken = settings(1).create(&manager, "value").map(drop);
+    assert_eq!(taken, Err(OpenError::ObjectExists { name: "value".into() }));
+    // Of a limit below the smallest table: it stays empty, and can be asked.
+    let none = settings(1_023).entries(0).create(&manager, "none").unwrap();
+    assert_eq!((none.set(1, 1), none.get(1), none.remove(1)), (Err(MapError::Full), Ok(None), Ok(None)));
 }
 
 fn names_that_cannot_be() {
@@ -373,6 +463,9 @@ fn guest() {
         assert!(matches!(manager.value("other", 1u8), Err(OpenError::NoObject { .. })));
         assert!(matches!(manager.remove("n"), Err(OpenError::ReadOnly)));
         assert!(matches!(manager.publish("m", &value), Err(OpenError::ReadOnly)));
+        assert_eq!(settings(1 << 20).create(&manager, "m").map(drop), Err(OpenError::ReadOnly));
+        let absent = settings(1 << 20).open_or_create(&manager, "m").map(drop);
+        assert!(matches!(absent, Err(OpenError::NoObject { .. })), "{absent:?}");
         assert!(matches!(manager.value("n", 1u8), Err(OpenError::WrongType { .. })));
         assert_eq!(manager.objects().unwrap().len(), 2);
         assert_eq!(manager.verify(), Err(VerifyError::Create(CreateError::ReadOnly)));

@@ -20,7 +20,7 @@ fn main() {
 #[cfg(allmend_crash)]
 mod killed {
     use crate::harness::{self, Child, End, fork, stage, words};
-    use allmend::{Manager, OpenError, SharedValue, crash};
+    use allmend::{Manager, OpenError, SharedMap, SharedValue, crash};
     use std::sync::atomic::Ordering::SeqCst;
 
     pub(super) fn main() {
@@ -28,6 +28,7 @@ mod killed {
             ("give", give),
             ("give_in_a_list_of_others", give_in_a_list_of_others),
             ("give_and_go_on", give_and_go_on),
+            ("give_a_map_with_settings", give_a_map_with_settings),
             ("publish", publish),
             ("take_away", take_away),
             ("take_over_a_dead_claim", take_over_a_dead_claim),
@@ -190,6 +191,38 @@ mod killed {
         let [first, second] = [0, 1].map(|i| both[i].load(SeqCst));
         println!("  the victim's object: {first}, the other's: {second}");
         assert!(first > 0 && second > 0);
+    }
+
+    /// A map whose table is made before it gets the name: killed anywhere, the name leads to the whole of it, or to nothing.
+    fn give_a_map_with_settings() {
+        let settings = || SharedMap::<u64, u64>::builder().entries(1).max_bytes(1 << 20);
+        every_write("a new map with settings", |n| {
+            let manager = small();
+            manager.value("old", 1u64).unwrap();
+            let (child, fate) =
+                victim(n, || _ = get(&manager, "old"), || drop(settings().create(&manager, "new").unwrap()));
+            let find = || match manager.open_object::<SharedMap<u64, u64>>("new") {
+                Ok(map) => Some(map.fetch_add(1, 1).unwrap()),
+                Err(OpenError::NoObject { .. }) => None,
+                Err(other) => panic!("{other}"),
+            };
+            fork(|| {
+                assert!([None, Some(0)].contains(&find()), "a look-up waits for nobody");
+                manager.verify().expect("healthy, though somebody is at something");
+            })
+            .succeeds("another process");
+            end(child, fate);
+            let before = find();
+            assert!(before == Some(1) || before.is_none() && fate == Victim::Killed);
+            let again = settings().create(&manager, "new").map(drop);
+            let taken = OpenError::ObjectExists { name: "new".into() };
+            assert_eq!(again, if before.is_some() { Err(taken) } else { Ok(()) });
+            assert_eq!(find(), Some(before.map_or(0, |_| 2)));
+            assert_eq!(counts(&manager), (2, 2));
+            manager.remove("new").unwrap();
+            assert_eq!(counts(&manager), (1, 1));
+            fate
+        });
     }
 
     fn publish() {

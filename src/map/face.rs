@@ -71,8 +71,24 @@ pub struct SharedMap<K: Key, V: Codec> {
     of: PhantomData<fn() -> (K, V)>,
 }
 
-/// A map with settings: [`SharedMap::builder`].
-#[must_use = "`build` makes the map"]
+/// A map with settings: [`SharedMap::builder`]. They are those of a new one, and stay as long as it does: a map that is
+/// there already keeps its own.
+///
+/// ```
+/// use allmend::{Manager, OpenError, SharedMap};
+///
+/// let manager = Manager::new()?;
+/// let settings = || SharedMap::<String, u64>::builder().entries(1_000).max_bytes(16 << 20);
+/// let scores = settings().create(&manager, "scores")?;
+/// scores.insert("Ada", 3)?;
+/// // Whoever comes first makes it; the others get the same one.
+/// assert_eq!(settings().open_or_create(&manager, "scores")?.get("Ada")?, Some(3));
+/// assert!(matches!(settings().create(&manager, "scores"), Err(OpenError::ObjectExists { .. })));
+/// // Without a name, in the process's own segment.
+/// assert!(settings().build()?.is_empty());
+/// # Ok::<(), allmend::Error>(())
+/// ```
+#[must_use = "it makes nothing until `build`, `create` or `open_or_create`"]
 pub struct MapBuilder<K: Key, V: Codec> {
     expected: u64,
     max_bytes: u64,
@@ -80,34 +96,41 @@ pub struct MapBuilder<K: Key, V: Codec> {
 }
 
 impl<K: Key, V: Codec> MapBuilder<K, V> {
-    /// How many entries will come, about: room for them is made at once, and more processes can write at a time. It grows
-    /// beyond that all the same.
+    /// How many entries will come, about: a table for them is made at once, and more processes can write at a time. It
+    /// grows beyond that all the same. 0, as without it: the table begins with the first entry.
     pub fn entries(mut self, expected: usize) -> Self {
         self.expected = expected as u64;
         self
     }
 
-    /// The most bytes of shared memory for entries; then writes are [`MapError::Full`]. Without it, the segment is the
-    /// limit.
+    /// The most bytes of shared memory for entries: for the table and for blocks, those that are free again too. Then writes
+    /// are [`MapError::Full`]. Without it, the segment is the limit. What a map has without entries comes on top: 4 to 7 KiB
+    /// for each of its 8 to 64 shards. A shard's first entry needs 1 KiB of table: below that the map stays empty.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// The map, in the process's own segment.
+    /// A map without a name, in the process's own segment.
     ///
     /// # Errors
-    /// [`CreateError::Invalid`] for a limit of 0 bytes; [`CreateError::Full`] if there is no room for that many entries;
-    /// else as [`SharedMap::new`].
+    /// [`CreateError::Invalid`] for a limit of 0 bytes; [`CreateError::Full`] if there is no room for a table for that many
+    /// entries, or the limit is too low for it; else as [`SharedMap::new`].
     pub fn build(self) -> Result<SharedMap<K, V>, CreateError> {
-        self.build_in(&Segment::default_segment()?)
+        self.check()?;
+        self.place_in(&Segment::default_segment()?)
     }
 
-    /// The same in that segment.
-    pub(crate) fn build_in(self, segment: &Arc<Segment>) -> Result<SharedMap<K, V>, CreateError> {
-        if self.max_bytes == 0 {
-            return Err(CreateError::Invalid("a map of at most 0 bytes".into()));
+    /// Can there be such a map?
+    pub(crate) fn check(&self) -> Result<(), CreateError> {
+        match self.max_bytes {
+            0 => Err(CreateError::Invalid("a map of at most 0 bytes".into())),
+            _ => Ok(()),
         }
+    }
+
+    /// A new map in that segment.
+    pub(crate) fn place_in(&self, segment: &Arc<Segment>) -> Result<SharedMap<K, V>, CreateError> {
         // For the engine, 0 is no limit.
         let max_bytes = if self.max_bytes == u64::MAX { 0 } else { self.max_bytes };
         let shape = Shape { expected: self.expected, max_bytes, ..SharedMap::<K, V>::shape() };
@@ -130,7 +153,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
         Self::builder().build()
     }
 
-    /// With room for so many entries, and never more than so many bytes for entries: see [`MapBuilder`].
+    /// With a table for so many entries, and never more than so many bytes for entries: see [`MapBuilder`].
     ///
     /// # Errors
     /// As [`MapBuilder::build`].
@@ -144,7 +167,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
         Self::builder().entries(entries).max_bytes(max_bytes).build()
     }
 
-    /// For settings.
+    /// For settings, and for a name in a [`Manager`](crate::Manager) together with them.
     pub fn builder() -> MapBuilder<K, V> {
         MapBuilder { expected: 0, max_bytes: u64::MAX, of: PhantomData }
     }
@@ -166,7 +189,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
 
     /// A new map in that segment.
     pub(crate) fn place_in(segment: &Arc<Segment>) -> Result<Self, CreateError> {
-        Self::builder().build_in(segment)
+        Self::builder().place_in(segment)
     }
 
     /// The map at that place, if there is one of these types.
