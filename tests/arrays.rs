@@ -2,7 +2,10 @@
 
 mod watchdog;
 
-use allmend::{ArrayError, CreateError, Error, LockError, Pool, SharedArray, TaskError, array::lock_all};
+use allmend::{
+    ArrayError, CreateError, Error, LockError, Pool, SharedArray, TaskError,
+    array::{Chunk, lock_all},
+};
 use proptest::prelude::*;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -299,6 +302,67 @@ fn chunks_wait_for_who_has_their_elements() {
     assert!(claims.is_done());
 }
 
+/// Who looked while a chunk was to do finds it done by the other.
+#[test]
+fn a_chunk_that_two_look_at_is_done_by_one() {
+    let _watchdog = watchdog::Watchdog::new("a_chunk_that_two_look_at_is_done_by_one");
+    const CHUNKS: usize = 5_000;
+    let a = SharedArray::<u8>::new(CHUNKS).unwrap();
+    let claims = a.claims(1).unwrap();
+    let work = || {
+        while let Some(mut chunk) = claims.claim().unwrap() {
+            chunk[0] += 1;
+            chunk.done();
+        }
+    };
+    thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(work);
+        }
+    });
+    assert!(a.to_vec().unwrap().iter().all(|&times| times == 1));
+    // Both wait for who has its elements.
+    let start = std::sync::Barrier::new(3);
+    for _ in 0..100 {
+        let claims = a.claims(CHUNKS).unwrap();
+        let work = || {
+            start.wait();
+            claims.claim().unwrap().map(Chunk::done).is_some()
+        };
+        let done: usize = thread::scope(|s| {
+            let held = a.get_lock().unwrap();
+            let both = [s.spawn(work), s.spawn(work)];
+            start.wait();
+            thread::yield_now();
+            drop(held);
+            both.map(|one| usize::from(one.join().unwrap())).iter().sum()
+        });
+        assert_eq!(done, 1);
+    }
+}
+
+/// A destructor that runs because of a panic may change an array, too.
+#[test]
+fn a_guard_that_began_in_a_panic_leaves_no_mark() {
+    let _watchdog = watchdog::Watchdog::new("a_guard_that_began_in_a_panic_leaves_no_mark");
+    struct Notes(SharedArray<u32>);
+    impl Drop for Notes {
+        fn drop(&mut self) {
+            self.0.get_lock().unwrap()[0] = 1;
+        }
+    }
+    let a = SharedArray::<u32>::new(2).unwrap();
+    let notes = AssertUnwindSafe(Notes(a.clone()));
+    assert!(
+        catch_unwind(move || {
+            let _notes = notes;
+            panic!("with notes to write");
+        })
+        .is_err()
+    );
+    assert_eq!(a.get_lock().unwrap().to_vec(), [1, 0]);
+}
+
 #[test]
 fn a_frozen_array_is_read_without_a_lock() {
     let _watchdog = watchdog::Watchdog::new("a_frozen_array_is_read_without_a_lock");
@@ -327,7 +391,7 @@ fn several_are_locked_at_once() {
     thread::scope(|s| {
         for order in [[&low, &b, &high], [&high, &low, &b], [&b, &high, &low]] {
             s.spawn(move || {
-                for _ in 0..200 {
+                for _ in 0..100 {
                     let mut guards = lock_all(order).unwrap();
                     guards.iter_mut().for_each(|guard| guard[0] += 1);
                 }
@@ -356,6 +420,43 @@ fn an_update_is_all_or_nothing() {
     expected[13] = 7;
     assert_eq!(a.to_vec().unwrap(), expected);
     assert!(allmend::verify().is_ok());
+}
+
+/// Elements of all widths: each byte arrives, and the neighbours' stay.
+#[test]
+fn elements_of_all_widths_are_kept_whole() {
+    let _watchdog = watchdog::Watchdog::new("elements_of_all_widths_are_kept_whole");
+    fn set<T: bytemuck::Pod + PartialEq + std::fmt::Debug>() -> [T; 5] {
+        let value = |from: u8| {
+            let bytes: Vec<u8> = (from..).take(size_of::<T>()).collect();
+            bytemuck::pod_read_unaligned::<T>(&bytes)
+        };
+        let a = SharedArray::from_slice(&[value(0x41); 5]).unwrap();
+        a.set(1, value(0x51)).unwrap();
+        a.set(3, value(0x61)).unwrap();
+        let expected = [0x41, 0x51, 0x41, 0x61, 0x41].map(value);
+        assert_eq!(a.to_vec().unwrap(), expected);
+        assert_eq!(std::array::from_fn(|i| a.get(i).unwrap()), expected);
+        expected
+    }
+    set::<[u8; 3]>();
+    set::<[u8; 4]>();
+    set::<[u32; 2]>();
+    set::<[u64; 3]>();
+    set::<u128>();
+    macro_rules! words {
+        ($($t:ty)*) => {$(
+            let expected = set::<$t>();
+            let words = SharedArray::<$t>::unlocked(5).unwrap();
+            expected.iter().enumerate().for_each(|(i, &value)| words.set(i, value).unwrap());
+            assert_eq!(words.to_vec(), expected);
+            assert_eq!(std::array::from_fn(|i| words.get(i).unwrap()), expected);
+            assert_eq!(words.compare_exchange(1, expected[0], expected[3]), Ok(Err(expected[1])));
+            assert_eq!(words.compare_exchange(1, expected[1], expected[3]), Ok(Ok(expected[1])));
+            assert_eq!(words.to_vec(), [0, 3, 2, 3, 4].map(|i| expected[i]));
+        )*};
+    }
+    words!(u8 u16 i16 u32 f32 u64 f64);
 }
 
 #[test]

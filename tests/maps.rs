@@ -129,8 +129,12 @@ where
                 prop_assert_eq!(&got, model.entry(k).or_insert(v));
             }
             Op::CompareAndSet(k, old, new) => {
-                // Half of the time what is there.
-                let old = if old.is_some() { model.get(&k).cloned() } else { None };
+                // Mostly what is there.
+                let old = match (old, &new) {
+                    (Some(other), None) => Some(other),
+                    (Some(_), Some(_)) => model.get(&k).cloned(),
+                    (None, _) => None,
+                };
                 let is_there = model.get(&k) == old.as_ref();
                 let done = map.compare_and_set(kb(&k), old.as_ref().map(vb), new.as_ref().map(vb));
                 prop_assert_eq!(done.unwrap(), is_there);
@@ -237,6 +241,30 @@ fn it_grows_and_forgets_nothing() {
     }
     assert!((0..n / 10).all(|i| map.get(&i.to_string()).unwrap() == Some(value(i))));
     assert_eq!(map.iter().count() as u64, n / 10);
+}
+
+/// What differs in one bit, or is longer by a zero, is another value.
+#[test]
+fn values_are_compared_whole() {
+    let map = SharedMap::<u64, Vec<u8>>::new().unwrap();
+    for len in [1usize, 7, 8, 9, 24, 61] {
+        let value: Vec<u8> = (1..=len as u8).collect();
+        map.insert(1, &value).unwrap();
+        for byte in 0..len {
+            let mut other = value.clone();
+            other[byte] ^= 0x80;
+            assert!(!map.compare_and_set(1, Some(&other), None).unwrap(), "byte {byte} of {len}");
+        }
+        for other in [&value[1..], &value[..len - 1], &[&value[..], &[0]].concat()] {
+            assert!(!map.compare_and_set(1, Some(other), Some(b"lost")).unwrap(), "{other:?}, {len}");
+        }
+        assert!(map.compare_and_set(1, Some(&value), None).unwrap());
+    }
+    let numbers = SharedMap::<u64, u64>::new().unwrap();
+    numbers.insert(1, 5).unwrap();
+    assert!(!numbers.compare_and_set(1, Some(5 | 1 << 63), None).unwrap());
+    assert!(!numbers.compare_and_set(1, Some(4), Some(6)).unwrap());
+    assert_eq!(numbers.get(1).unwrap(), Some(5));
 }
 
 /// Iterators that stop in the middle go on from their cursor: nothing is lost, and only what lies together comes again.

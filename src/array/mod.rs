@@ -563,6 +563,11 @@ mod tests {
         assert_eq!(array.freeze().unwrap()[0], 7);
         array.object.w32()[0].store(0, Relaxed);
         assert!(matches!(array.try_get_lock(), Err(LockError::Frozen)), "it reads in place");
+        // One that was frozen by its own process, and by nothing else.
+        let array = SharedArray::<u64>::new(4).unwrap();
+        let frozen = array.freeze().unwrap();
+        array.object.w32()[0].store(0, Relaxed);
+        assert!(matches!(array.try_get_lock(), Err(LockError::Frozen)), "beside {frozen:?}");
     }
 
     #[test]

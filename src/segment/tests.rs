@@ -3,7 +3,7 @@
 mod decode;
 
 use super::{Kind, Object, PinChain, Segment, Stamp, handle, layout::Geometry};
-use crate::{CreateError, HandleError, SharedAtomic, SharedValue, sync::Unlocked};
+use crate::{CreateError, HandleError, SharedAtomic, SharedValue, atomic::Relaxed, sync::Unlocked};
 use proptest::prelude::*;
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
@@ -55,6 +55,33 @@ fn another_type_or_kind_is_refused_by_name() {
     wrong(decoded::<SharedValue<u32, Unlocked>>(&bytes).map(drop));
     wrong(decoded::<SharedAtomic<u32>>(&bytes).map(drop));
     assert!(decoded::<SharedValue<u32>>(&bytes).is_ok(), "a refusal takes nothing away");
+}
+
+/// As when two programs are built from two versions of one type.
+#[test]
+fn a_type_of_the_same_name_and_another_size_is_refused() {
+    mod before {
+        #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+        #[repr(C)]
+        pub(super) struct Config(pub(super) u32, pub(super) u32);
+    }
+    mod larger {
+        #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+        #[repr(C)]
+        pub(super) struct Config(u32, u32, u32);
+    }
+    mod aligned {
+        #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+        #[repr(C)]
+        pub(super) struct Config(u64);
+    }
+    fn is_wrong<T>(found: Result<T, HandleError>) -> bool {
+        matches!(found, Err(HandleError::WrongType { .. }))
+    }
+    let (bytes, _kept) = encoded(&SharedValue::new(before::Config(1, 2)).unwrap());
+    assert!(is_wrong(decoded::<SharedValue<larger::Config>>(&bytes)));
+    assert!(is_wrong(decoded::<SharedValue<aligned::Config>>(&bytes)));
+    assert_eq!(decoded::<SharedValue<before::Config>>(&bytes).map(|value| value.get().1), Ok(2));
 }
 
 #[test]
@@ -397,4 +424,29 @@ mod directory {
             prop_assert_eq!((report.objects, report.names, report.busy), (n, n, 0));
         }
     }
+}
+
+/// A part goes by the word that its record names, and by no other.
+#[test]
+fn a_part_is_taken_back_from_its_own_place_only() {
+    let segment = Segment::private().unwrap();
+    let object = |parts| segment.create_with_parts(Kind::Buffer, Stamp::NONE, 4, 3, parts, |_| ()).unwrap();
+    let (owner, other) = (object(2), object(1));
+    owner.attach_part(0, 64, |words| words[0].store(7, Relaxed)).unwrap();
+    let word = owner.table()[0].load(Relaxed);
+    for (table, index) in [(&owner, 1), (&other, 0)] {
+        table.table()[index].store(word, Relaxed);
+        assert!(table.detach_part(index).is_err());
+        assert!(table.attach_part(index, 64, |_| panic!("there is one")).is_err());
+        assert_eq!(table.table()[index].load(Relaxed), word, "it stays for `verify` to say");
+        table.table()[index].store(0, Relaxed);
+    }
+    assert_eq!(owner.part(0).map(|words| words[0].load(Relaxed)), Some(7));
+    // Nor does an object that goes take another's part with it.
+    other.table()[0].store(word, Relaxed);
+    drop(other);
+    assert_eq!(owner.part(0).map(|words| words[0].load(Relaxed)), Some(7));
+    assert!(segment.verify().is_ok());
+    owner.detach_part(0).unwrap();
+    assert_eq!(segment.verify().unwrap().parts, 0);
 }

@@ -1,5 +1,6 @@
 //! The engine against a plain `HashMap`, and what its bytes can be made to do.
 
+mod bounds;
 mod face;
 mod refused;
 mod stalled;
