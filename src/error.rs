@@ -76,11 +76,28 @@ pub enum LockError<G = Infallible> {
 pub type LockResult<G> = std::result::Result<G, LockError<G>>;
 
 impl<G> LockError<G> {
-    /// Mends what a dead owner left, clears its mark, and goes on with the guard:
-    /// `array.get_lock().or_else(|e| e.repair(|g| g.fill(0)))?`.
+    /// Mends what a dead owner left, clears its mark, and goes on with the guard. For guards that may write ([`Inherit`]).
     ///
     /// # Errors
     /// All other errors pass through.
+    ///
+    /// ```
+    /// use allmend::SharedArray;
+    ///
+    /// fn die_in_the_middle(pairs: SharedArray<u64>) {
+    ///     let mut guard = pairs.get_lock().unwrap();
+    ///     guard[0] = 7; // and not yet the other one
+    ///     std::process::abort();
+    /// }
+    ///
+    /// # fn main() -> allmend::Result<()> {
+    /// let pairs = SharedArray::<u64>::new(2)?;
+    /// let died = allmend::Pool::new(1)?.submit(die_in_the_middle, pairs.clone()).result();
+    /// assert!(matches!(died, Err(allmend::TaskError::Died { .. })));
+    /// let mut guard = pairs.get_lock().or_else(|e| e.repair(|half| half[1] = half[0]))?;
+    /// assert_eq!(*guard, [7, 7]);
+    /// # Ok(()) }
+    /// ```
     pub fn repair(self, mend: impl FnOnce(&mut G)) -> LockResult<G>
     where
         G: Inherit,
@@ -95,7 +112,17 @@ impl<G> LockError<G> {
     }
 
     /// Lets the guard go, if there is one; its mark stays for the next owner. What `?` into [`Error`] does. Written out
-    /// it is needed before `?` into a boxed error that must be `Send`.
+    /// it is needed before `?` into a boxed error that must be `Send`, because guards are not.
+    ///
+    /// ```
+    /// use allmend::{LockError, SharedArray};
+    ///
+    /// fn first(array: &SharedArray<u64>) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+    ///     Ok(array.read().map_err(LockError::release)?[0])
+    /// }
+    /// assert_eq!(first(&SharedArray::from_slice(&[5])?).unwrap(), 5);
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
     pub fn release(self) -> LockError<()> {
         self.map(drop)
     }
@@ -187,13 +214,36 @@ impl<G> Inherited<G> {
         &mut self.guard
     }
 
-    /// The guard, with its mark.
-    #[cfg_attr(loom, allow(dead_code, reason = "in a model there is no guard that can be inherited"))]
-    pub(crate) fn unanswered(self) -> G {
+    /// The guard, with its mark: the next owner is told as well. A reader cannot do more, since only who may write can say
+    /// that the data are in order.
+    ///
+    /// ```
+    /// use allmend::{LockError, SharedArray};
+    ///
+    /// let array = SharedArray::<u64>::new(2)?;
+    /// let half = array.clone();
+    /// let died = std::thread::spawn(move || {
+    ///     let mut guard = half.get_lock().unwrap();
+    ///     guard[0] = 7;
+    ///     panic!("in the middle"); // leaves a mark, as a kill does
+    /// });
+    /// died.join().unwrap_err();
+    ///
+    /// let Err(LockError::Inherited(left)) = array.read() else { panic!("the mark says so") };
+    /// assert_eq!((left.pid(), left.range()), (std::process::id(), Some(0..2)));
+    /// assert_eq!(*left.into_guard(), [7, 0]);
+    ///
+    /// let Err(LockError::Inherited(left)) = array.get_lock() else { panic!("it is still there") };
+    /// drop(left.accept());
+    /// assert_eq!(*array.read()?, [7, 0]); // accepted as it is
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
+    pub fn into_guard(self) -> G {
         self.guard
     }
 
-    /// The data are in order: clears the mark and gives the guard.
+    /// The data are in order: clears the mark and gives the guard. For guards that may write ([`Inherit`]); a reader has
+    /// [`into_guard`](Self::into_guard).
     pub fn accept(mut self) -> G
     where
         G: Inherit,
@@ -227,7 +277,15 @@ impl<G> fmt::Display for Inherited<G> {
     }
 }
 
-/// A guard that can be inherited with a mark on it. Sealed: the crate's guards are, users only call.
+/// A guard that can clear the mark of a dead owner, since it may write: [`ArrayGuard`](crate::ArrayGuard), several of
+/// them, and [`KeyGuard`](crate::KeyGuard). Sealed: users only call.
+///
+/// A [`ReadGuard`](crate::ReadGuard) cannot:
+///
+/// ```compile_fail,E0277
+/// let array = allmend::SharedArray::<u64>::new(2).unwrap();
+/// let guard = array.read().or_else(|e| e.repair(|_| ()));
+/// ```
 #[allow(private_bounds, reason = "sealed")]
 pub trait Inherit: Marked {}
 

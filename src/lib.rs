@@ -93,7 +93,8 @@ pub use error::{
 /// before it looks. Reads without locks; other processes may go on.
 ///
 /// # Errors
-/// [`VerifyError::Damaged`] with the place where something is wrong.
+/// [`VerifyError::Damaged`] with the place where something is wrong; [`VerifyError::Create`] if the segment cannot be
+/// made, or a forked child gets no place in it.
 ///
 /// ```
 /// let value = allmend::SharedValue::new(1u8)?;
@@ -122,13 +123,13 @@ pub fn segments() -> Result<Vec<SegmentInfo>, OpenError> {
 }
 
 /// Removes the named segments of this user to which no process is attached and that do not persist: what killed
-/// processes left. Says how many there were. (Each creation of a named segment does the same first.)
+/// processes left. Gives the bytes of memory that this freed. (Each creation of a named segment does the same first.)
 ///
 /// # Errors
 /// [`OpenError::Os`] if /dev/shm cannot be read, or a name cannot be removed.
 ///
 /// ```
-/// allmend::clear_stale()?;
+/// println!("{} bytes are free again", allmend::clear_stale()?);
 /// assert!(allmend::segments()?.iter().all(|segment| !segment.stale));
 /// # Ok::<(), allmend::Error>(())
 /// ```

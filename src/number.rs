@@ -2,6 +2,8 @@
 //!
 //! Traits only, and sealed: shared words are changed by whoever holds them. Pure, nothing to kill.
 
+use std::fmt::Debug;
+
 pub(crate) mod sealed {
     /// How a type lies in the low bits of a word.
     pub trait Bits64: Copy {
@@ -20,7 +22,7 @@ pub(crate) mod sealed {
 }
 
 /// Types with an atomic form: integers of 8 to 64 bits, `bool`, `f32`, `f64`. Sealed.
-pub trait Atomic: sealed::Bits64 + PartialEq + Send + Sync + 'static {}
+pub trait Atomic: sealed::Bits64 + PartialEq + Debug + Send + Sync + 'static {}
 /// Those that add: integers, which wrap around, and floats.
 pub trait Number: Atomic + sealed::Arithmetic {}
 /// Those with bits to set and clear: integers and `bool`.

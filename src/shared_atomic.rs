@@ -42,7 +42,8 @@ impl<T: Atomic> SharedAtomic<T> {
     /// A new one, in the process's own segment.
     ///
     /// # Errors
-    /// [`CreateError::Full`] if there is no memory; the others when the segment cannot be made.
+    /// [`CreateError::Full`] if there is no room; the others when the segment cannot be made, or a forked child gets no
+    /// place in it.
     pub fn new(value: T) -> Result<Self, CreateError> {
         Self::place_in(&Segment::default_segment()?, value)
     }
@@ -82,6 +83,10 @@ impl<T: Atomic> SharedAtomic<T> {
     }
 
     /// Reads (acquires).
+    ///
+    /// # Panics
+    /// In a forked child, if its parent dropped the atomic before the child first used it. In a manager that is open for
+    /// [reading only](crate::ManagerBuilder::read_only), which keeps nothing: if the atomic's last user dropped it.
     #[inline]
     pub fn load(&self) -> T {
         let read = || T::from_word(word(&self.object).load(Acquire));
@@ -92,18 +97,28 @@ impl<T: Atomic> SharedAtomic<T> {
     }
 
     /// Writes (releases).
+    ///
+    /// # Panics
+    /// In a manager that is open for [reading only](crate::ManagerBuilder::read_only). In a forked child, when it first
+    /// uses the atomic, if there is no place for it in the segment or its parent dropped the atomic before.
     #[inline]
     pub fn store(&self, value: T) {
         self.word().store(value.to_word(), Release);
     }
 
     /// Writes, and gives the old value.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     #[inline]
     pub fn swap(&self, value: T) -> T {
         T::from_word(self.word().swap(value.to_word(), AcqRel))
     }
 
     /// Writes `new` if the value is bitwise `current`: `Ok(old)`, or `Err(what was there)`, as std's.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     pub fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
         let mask = u64::MAX >> (64 - 8 * size_of::<T>() as u32);
         let mut seen = self.word().load(Acquire);
@@ -119,6 +134,9 @@ impl<T: Atomic> SharedAtomic<T> {
     }
 
     /// Replaces the value by `f` of it, as often as it takes; gives the old value. `f` may run several times.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     pub fn fetch_update(&self, mut f: impl FnMut(T) -> T) -> T {
         let mut seen = self.word().load(Acquire);
         loop {
@@ -133,6 +151,9 @@ impl<T: Atomic> SharedAtomic<T> {
 
 impl<T: Number> SharedAtomic<T> {
     /// Adds (integers wrap around) and gives the old value.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     #[inline]
     pub fn fetch_add(&self, n: T) -> T {
         if T::WRAPS {
@@ -143,6 +164,9 @@ impl<T: Number> SharedAtomic<T> {
     }
 
     /// Subtracts (integers wrap around) and gives the old value.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     #[inline]
     pub fn fetch_sub(&self, n: T) -> T {
         if T::WRAPS {
@@ -153,11 +177,17 @@ impl<T: Number> SharedAtomic<T> {
     }
 
     /// The larger of both stays; gives the old value.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     pub fn fetch_max(&self, n: T) -> T {
         self.fetch_update(|old| old.larger(n))
     }
 
     /// The smaller of both stays; gives the old value.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     pub fn fetch_min(&self, n: T) -> T {
         self.fetch_update(|old| old.smaller(n))
     }
@@ -165,18 +195,27 @@ impl<T: Number> SharedAtomic<T> {
 
 impl<T: Bits> SharedAtomic<T> {
     /// Keeps the bits that are in both; gives the old value.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     #[inline]
     pub fn fetch_and(&self, n: T) -> T {
         T::from_word(self.word().fetch_and(n.to_word(), AcqRel))
     }
 
     /// Sets the bits of `n`; gives the old value.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     #[inline]
     pub fn fetch_or(&self, n: T) -> T {
         T::from_word(self.word().fetch_or(n.to_word(), AcqRel))
     }
 
     /// Turns the bits of `n` over; gives the old value.
+    ///
+    /// # Panics
+    /// As [`store`](Self::store).
     #[inline]
     pub fn fetch_xor(&self, n: T) -> T {
         T::from_word(self.word().fetch_xor(n.to_word(), AcqRel))
@@ -194,9 +233,13 @@ impl<T: Atomic> Clone for SharedAtomic<T> {
     }
 }
 
-impl<T: Atomic + fmt::Debug> fmt::Debug for SharedAtomic<T> {
+impl<T: Atomic> fmt::Debug for SharedAtomic<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SharedAtomic").field(&self.load()).finish()
+        let mut tuple = f.debug_tuple("SharedAtomic");
+        match self.object.holder_now() {
+            Some(_) => tuple.field(&self.load()).finish(),
+            None => tuple.finish_non_exhaustive(), // a look can panic
+        }
     }
 }
 

@@ -70,13 +70,24 @@ impl<T: Pod> SharedValue<T> {
     /// A new value in the process's own segment.
     ///
     /// # Errors
-    /// [`CreateError::Full`] if there is no memory; the others when the segment cannot be made.
+    /// [`CreateError::Full`] if there is no room; the others when the segment cannot be made, or a forked child gets no
+    /// place in it.
     pub fn new(value: T) -> Result<Self, CreateError> {
         Self::place(value)
     }
 
     /// A value without a lock, as `multiprocessing.Value(lock=False)`: `v.set(v.get() + 1)` in two processes loses
     /// updates, visibly and without undefined behaviour. For types of up to 8 bytes, which are never torn.
+    ///
+    /// Larger ones do not compile, and neither does a lock on one:
+    ///
+    /// ```compile_fail,E0080
+    /// let wide = allmend::SharedValue::unlocked([0u8; 9]);
+    /// ```
+    ///
+    /// ```compile_fail,E0599
+    /// let guard = allmend::SharedValue::unlocked(0u64).unwrap().get_lock();
+    /// ```
     ///
     /// # Errors
     /// As [`SharedValue::new`].
@@ -135,7 +146,8 @@ impl<T: Pod, L: LockKind> SharedValue<T, L> {
     /// The last committed value. Never waits for a writer, living, stopped or dead.
     ///
     /// # Panics
-    /// In a forked child, if its parent dropped the last handle before the child first used it.
+    /// In a forked child, if its parent dropped the value before the child first used it. In a manager that is open for
+    /// [reading only](crate::ManagerBuilder::read_only), which keeps nothing: if the value's last user dropped it.
     #[inline]
     pub fn get(&self) -> T {
         if self.object.holder_now().is_none() {
@@ -172,7 +184,9 @@ impl<T: Pod, L: LockKind> SharedValue<T, L> {
 }
 
 impl<T: Pod, L: RawLock> SharedValue<T, L> {
-    /// A new value with a lock of your choice: `SharedValue::<i64, RawSync>::with_lock(0)`.
+    /// A new value with a lock of your choice: `SharedValue::<i64, RawSync>::with_lock(0)`. [`Robust`] is what
+    /// [`new`](SharedValue::new) takes. With `RawSync` (feature `raw_sync`) who waits for a holder that died waits for ever:
+    /// use time-outs.
     ///
     /// # Errors
     /// As [`SharedValue::new`].
@@ -182,11 +196,16 @@ impl<T: Pod, L: RawLock> SharedValue<T, L> {
 
     /// Locks, and gives a private copy to change. Waits as long as the lock's holder lives.
     ///
-    /// If the holder died, the lock is taken over at once, and the value is the one that was committed last.
+    /// If the holder died, the lock is taken over at once, and the value is the one that was committed last. (Not so with
+    /// `RawSync`, which waits for the dead too.)
     ///
     /// # Errors
     /// [`LockError::Deadlock`] if this thread holds the lock already; [`LockError::Damaged`] if somebody overwrote
-    /// the lock; [`LockError::DescriptorsLost`].
+    /// the lock; [`LockError::ReadOnly`] in a manager that is open for reading only; [`LockError::DescriptorsLost`].
+    ///
+    /// In a forked child, when it first locks: [`LockError::TooManyProcesses`] and [`LockError::Os`] if there is no place
+    /// for it in the segment, [`LockError::Gone`] if its parent dropped the value before. ([`LockError::Os`] also if the
+    /// mutex of `RawSync` fails.)
     #[inline(always)]
     pub fn get_lock(&self) -> Result<ValueGuard<'_, T, L>, LockError> {
         self.lock(None)
@@ -204,7 +223,22 @@ impl<T: Pod, L: RawLock> SharedValue<T, L> {
     /// As [`get_lock`](Self::get_lock), waiting at most so long.
     ///
     /// # Errors
-    /// [`LockError::Timeout`] if a live process holds the lock all that time; else as `get_lock`.
+    /// [`LockError::Timeout`], with its process id, if a live process holds the lock all that time; else as `get_lock`.
+    ///
+    /// ```
+    /// use allmend::{LockError, SharedValue};
+    /// use std::time::Duration;
+    ///
+    /// let total = SharedValue::new(1)?;
+    /// let guard = total.get_lock()?;
+    /// let waits = std::thread::scope(|threads| {
+    ///     threads.spawn(|| total.get_lock_timeout(Duration::from_millis(1)).map(drop)).join().unwrap()
+    /// });
+    /// assert_eq!(waits, Err(LockError::Timeout { owner: Some(std::process::id()) }));
+    /// drop(guard);
+    /// total.get_lock_timeout(Duration::from_millis(1))?.commit();
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
     #[inline(always)]
     pub fn get_lock_timeout(&self, timeout: Duration) -> Result<ValueGuard<'_, T, L>, LockError> {
         self.lock(Some(timeout))
@@ -251,6 +285,10 @@ impl<T: Pod, L: RawLock> SharedValue<T, L> {
 
 impl<T: Pod> SharedValue<T, Unlocked> {
     /// One plain store (releases).
+    ///
+    /// # Panics
+    /// In a manager that is open for [reading only](crate::ManagerBuilder::read_only). In a forked child, when it first
+    /// uses the value, if there is no place for it in the segment or its parent dropped the value before.
     #[inline]
     pub fn set(&self, value: T) {
         if self.object.holder_now().is_none() {
@@ -329,9 +367,24 @@ pub struct ValueGuard<'a, T: Pod, L: RawLock = Robust> {
 
 impl<T: Pod, L: RawLock> ValueGuard<'_, T, L> {
     /// Commits and unlocks: drop, spelled out.
+    ///
+    /// ```
+    /// let total = allmend::SharedValue::new(1)?;
+    /// let mut guard = total.get_lock()?;
+    /// *guard = 2;
+    /// assert_eq!((*guard, total.get()), (2, 1), "not committed yet");
+    /// guard.commit();
+    /// assert_eq!(total.get(), 2);
+    ///
+    /// let mut guard = total.get_lock()?;
+    /// *guard = 3;
+    /// guard.discard();
+    /// assert_eq!(total.get(), 2);
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
     pub fn commit(self) {}
 
-    /// Unlocks without a change.
+    /// Unlocks without a change; see [`commit`](Self::commit).
     pub fn discard(mut self) {
         self.written = false;
     }
@@ -387,9 +440,10 @@ impl<T: Pod, L: LockKind> Clone for SharedValue<T, L> {
     }
 }
 
-impl<T: Pod + fmt::Debug, L: LockKind> fmt::Debug for SharedValue<T, L> {
+/// Names the type, and does not look at the value: `T` need not be `Debug`.
+impl<T: Pod, L: LockKind> fmt::Debug for SharedValue<T, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SharedValue").field(&self.get()).finish()
+        write!(f, "SharedValue<{}>", short_name::<T>())
     }
 }
 

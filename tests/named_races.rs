@@ -142,7 +142,7 @@ fn storm_of(rounds: u64, name: &str, prepare: fn(), is_over: impl Fn(&Counts) ->
         worker.succeeds("a worker");
     }
     println!(
-        "  {} rounds, {kills} kills: attached {} times to {} segments, worked {} times, created by itself {}, swept {}; wrong: {}",
+        "  {} rounds, {kills} kills: attached {} times to {} segments, worked {} times, created by itself {}, swept {} bytes; wrong: {}",
         counts.rounds.load(SeqCst),
         counts.attached.load(SeqCst),
         counts.segments.load(SeqCst),

@@ -50,7 +50,8 @@ pub(super) fn marked<T: Pod>(hold: Hold<'_, T>) -> ArrayError {
 #[must_use = "the lock is released when the guard drops"]
 pub struct ArrayGuard<T: Pod>(Hold<'static, T>);
 
-/// Shared access to elements in place. Drop unlocks; a reader that is killed was never there.
+/// Shared access to elements in place. Drop unlocks; a reader that is killed was never there. It cannot clear the mark of
+/// a dead writer: [`Inherited::into_guard`](crate::Inherited::into_guard).
 #[must_use = "the lock is released when the guard drops"]
 pub struct ReadGuard<T: Pod>(Hold<'static, T>);
 
@@ -78,11 +79,6 @@ impl<T: Pod> Marked for ArrayGuard<T> {
     fn clear_mark(&mut self) {
         self.0.repair();
     }
-}
-
-impl<T: Pod> Marked for ReadGuard<T> {
-    /// A reader can take what is there for whole; only a writer can say so to others.
-    fn clear_mark(&mut self) {}
 }
 
 impl<T: Pod, const N: usize> Marked for [ArrayGuard<T>; N] {
@@ -201,7 +197,7 @@ pub fn lock_all<T: Pod, const N: usize>(slices: [&SharedArray<T>; N]) -> LockRes
             Err(LockError::Inherited(inherited)) => {
                 let range = if N == 1 { inherited.range() } else { None };
                 first.get_or_insert((inherited.pid(), range));
-                inherited.unanswered()
+                inherited.into_guard()
             }
             Err(other) => return Err(other.map(|_| unreachable!("matched above"))),
         });

@@ -72,27 +72,27 @@ impl Segment {
     }
 }
 
-/// Sweeps what has this name, if it is a segment of ours that is stale.
-pub(super) fn sweep_name(at: &ShmName) -> Result<bool, OpenError> {
+/// Sweeps what has this name, if it is a segment of ours that is stale: so many bytes of memory it had.
+pub(super) fn sweep_name(at: &ShmName) -> Result<Option<u64>, OpenError> {
     let _no_fork = local()?; // invariant 6
-    let Ok(file) = at.open(true) else { return Ok(false) };
+    let Ok(file) = at.open(true) else { return Ok(None) };
     let (fd, facts) = (file.as_fd(), Facts::of(file.as_fd())?);
     if facts.oddity.is_some() || facts.owner != shm::user() {
-        return Ok(false);
+        return Ok(None);
     }
     // Not one of another version either: what is stale there is for that version to say.
-    let Ok(head) = Head::read(fd, &facts, "") else { return Ok(false) };
+    let Ok(head) = Head::read(fd, &facts, "") else { return Ok(None) };
     if head.persistent || liveness::held_by_others(fd, LIFE, 1)?.is_some() {
-        return Ok(false);
+        return Ok(None);
     }
-    Ok(sweep(at, fd, facts.file)?)
+    Ok(sweep(at, fd, facts.file)?.then_some(facts.committed))
 }
 
-/// Takes the names of all stale segments of this user away; how many those were.
+/// Takes the names of all stale segments of this user away; so many bytes of memory those had.
 pub(crate) fn clear_stale() -> Result<u64, OpenError> {
-    let mut swept = 0;
+    let mut freed = 0;
     for name in shm::names()? {
-        swept += u64::from(sweep_name(&ShmName::new(&name))?);
+        freed += sweep_name(&ShmName::new(&name))?.unwrap_or(0);
     }
-    Ok(swept)
+    Ok(freed)
 }

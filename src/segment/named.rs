@@ -328,7 +328,7 @@ impl Segment {
                 return Ok(segment);
             }
             // Something has the name. If its last process has just gone, it has not.
-            if !sweep_name(&at)? && at.facts()?.is_some() {
+            if sweep_name(&at)?.is_none() && at.facts()?.is_some() {
                 return Err(OpenError::Exists { name: name.into() });
             }
             patience.or_busy(name)?;
