@@ -715,15 +715,45 @@ pub enum PoolError {
         /// How deep this process is.
         depth: u32,
     },
-    /// Its workers die before they are ready, or something else keeps it from work. In words.
+    /// Its workers, its words or its supervisor.
     #[error("the pool does not work: {0}")]
-    Broken(String),
-    /// No shared memory for it.
+    Broken(#[from] PoolFault),
+    /// No shared memory for it, or no place there for a worker.
     #[error(transparent)]
     Create(#[from] CreateError),
-    /// The kernel refused (process or descriptor limit, no /proc).
+    /// The kernel refused (process or descriptor limit, no /proc), us or a worker that was about to start.
     #[error(transparent)]
     Os(#[from] OsError),
+}
+
+/// Why a pool does not work, where it lacks nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolFault {
+    /// Its workers die before they can do anything: this is how the last one did.
+    #[error("workers die before they {} ({})", if *.ready { "take a task" } else { "are ready" }, ending(*.signal, *.code))]
+    WorkersDie {
+        /// It had been ready, and died before it took one of the tasks that waited.
+        ready: bool,
+        /// The signal that killed it.
+        signal: Option<i32>,
+        /// What it exited with.
+        code: Option<i32>,
+    },
+    /// Its words in shared memory were overwritten.
+    #[error("its shared memory was overwritten")]
+    Damaged,
+    /// The thread that watches over its workers panicked: an error in this crate.
+    #[error("its supervisor thread failed")]
+    Supervisor,
+}
+
+fn ending(signal: Option<i32>, code: Option<i32>) -> String {
+    match (signal, code) {
+        (Some(signal), _) => format!("signal {signal}"),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "cause unknown".into(),
+    }
 }
 
 /// One task has no result. The pool and the other tasks are untouched.
@@ -743,7 +773,7 @@ pub enum TaskError {
         pid: u32,
     },
     /// Its worker died, or called `exit`.
-    #[error("worker {pid} died in the task ({}){}{message}", match (.signal, .code) { (Some(s), _) => format!("signal {s}"), (None, Some(c)) => format!("exit code {c}"), (None, None) => "cause unknown".into() }, if .message.is_empty() { "" } else { ": " })]
+    #[error("worker {pid} died in the task ({}){}{message}", ending(*.signal, *.code), if .message.is_empty() { "" } else { ": " })]
     Died {
         /// The worker.
         pid: u32,
@@ -769,7 +799,8 @@ pub enum TaskError {
     /// `result_timeout` has given the result already.
     #[error("the result was taken already")]
     Taken,
-    /// No worker could be started for it, or no memory was left for it.
+    /// No worker could be started for it, or no memory was left for it. Each task that cannot be run says this, until the
+    /// pool has a worker again; with [`PoolFault::Damaged`] and [`PoolFault::Supervisor`] the pool is at its end.
     #[error(transparent)]
     Pool(#[from] PoolError),
 }

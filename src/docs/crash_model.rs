@@ -174,8 +174,10 @@
 //! A worker that becomes another program (`exec`) has died as a worker: the kernel lets go of its owner id, the supervisor
 //! asks for that, and ends the program. A worker that had run something, or had been ready for a second, is replaced at
 //! once, any other one later each time (10 ms to 1 s). When for two seconds no worker becomes ready, and none is, queued
-//! tasks fail with [`Broken`](crate::PoolError::Broken), and new ones at once, until one is ready. The same happens when
-//! for ten seconds each worker dies before it takes one of the tasks that wait.
+//! tasks fail with what keeps workers from being ready: a limit ([`Os`](crate::PoolError::Os),
+//! [`Create`](crate::PoolError::Create)), or how the last one died ([`WorkersDie`](crate::PoolFault::WorkersDie)). New
+//! tasks fail with it at once, until a worker is ready. The same happens when for ten seconds each worker dies before it
+//! takes one of the tasks that wait.
 //!
 //! A task runs at most once. An item that died is reported, never run again by itself: whether that is right, only its
 //! author knows.

@@ -242,9 +242,12 @@ impl PoolBuilder {
     /// # Errors
     /// [`PoolError::NoWorkers`] for zero of them. [`PoolError::NotAWorkerImage`] if the program does not become a
     /// worker: at once if it ends, within seconds otherwise; also in a program that was itself started as a worker and
-    /// ran its `main` instead. [`PoolError::Broken`] if workers die before they are ready. [`PoolError::TooDeep`] in a
-    /// worker of a pool in a worker, ten deep. `Create` and `Os` for limits of memory, processes and descriptors. No
-    /// process is left behind.
+    /// ran its `main` instead. [`PoolFault::WorkersDie`](crate::PoolFault::WorkersDie) if they die before they are ready.
+    /// [`PoolError::TooDeep`] in a worker of a pool in a worker, ten deep.
+    /// [`CreateError::TooManyProcesses`](crate::CreateError::TooManyProcesses) if there are more of them than places left
+    /// in the segment, and [`CreateError::Full`](crate::CreateError::Full) if memory is short. [`PoolError::Os`] for limits
+    /// of processes and descriptors, whether this process or a worker met them, and without /proc. No process is left
+    /// behind.
     pub fn build(self) -> Result<Pool, PoolError> {
         trampoline::keep_entry();
         let workers = self.workers.unwrap_or_else(process::cpus);

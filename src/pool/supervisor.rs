@@ -29,11 +29,11 @@
 use super::{
     desk::Parent,
     patience::{Life, Patience, Verdict},
-    wire::{self, Answer, Hello, MAGIC, MAX_MESSAGE, Welcome},
+    wire::{self, Answer, Hello, MAGIC, MAX_MESSAGE, Refusal, Welcome},
     worker::{self, EXIT_DAMAGED, EXIT_LEFT, MARKER, Marker},
 };
 use crate::{
-    error::{OsError, PoolError, TaskError},
+    error::{OsError, PoolError, PoolFault, TaskError},
     os::{
         channel, image,
         process::{self, Child, Exit, Signal},
@@ -41,7 +41,10 @@ use crate::{
     segment::{Segment, owner::Owner},
     sync::word,
 };
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd},
+    io::Errno,
+};
 use std::{
     ffi::{CStr, CString, OsStr, OsString},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -70,6 +73,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// While there are tasks whose future was dropped: how often their results are cleared away.
 const SWEEP: Duration = Duration::from_millis(100);
 
+/// How a worker died that others have reaped.
+const DIED_UNSEEN: PoolFault = PoolFault::WorkersDie { ready: false, signal: None, code: None };
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -91,7 +97,6 @@ impl Plan {
 /// Starts the thread, and waits until all workers are ready.
 pub(crate) fn start(parent: Arc<Parent>, plan: Plan) -> Result<JoinHandle<()>, PoolError> {
     let (tell, hear) = mpsc::sync_channel(1);
-    let broken = |what: &str| PoolError::Broken(what.to_owned());
     let nul = |_| OsError::new("posix_spawn (a NUL in a name)", libc_einval());
     let exe = match &plan.exe {
         None => process::THIS_PROGRAM.to_owned(),
@@ -111,12 +116,12 @@ pub(crate) fn start(parent: Arc<Parent>, plan: Plan) -> Result<JoinHandle<()>, P
             farewell: None,
             looked: Instant::now(),
         };
-        // A panic here is a bug of ours, and still no reason for anybody to wait for ever.
-        if let Ok(Ok(())) = catch_unwind(AssertUnwindSafe(|| supervisor.run(&tell))) {
-            return;
-        }
+        let e = match catch_unwind(AssertUnwindSafe(|| supervisor.run(&tell))) {
+            Ok(Ok(())) => return,
+            Ok(Err(e)) => e,
+            Err(_) => PoolFault::Supervisor.into(), // a bug of ours, and no reason for anybody to wait for ever
+        };
         supervisor.end_all();
-        let e = broken("the supervisor thread failed");
         parent.give_up(&TaskError::Pool(e.clone()));
         let _ = tell.try_send(Err(e)); // nobody listens once the start is over
     };
@@ -130,16 +135,12 @@ pub(crate) fn start(parent: Arc<Parent>, plan: Plan) -> Result<JoinHandle<()>, P
             let _ = thread.join(); // it ends, with all workers, after it has told
             Err(e)
         }
-        Err(_) => Err(broken("the supervisor thread ended")),
+        Err(_) => Err(PoolFault::Supervisor.into()),
     }
 }
 
-fn overwritten() -> PoolError {
-    PoolError::Broken("its shared memory was overwritten".into())
-}
-
 fn libc_einval() -> i32 {
-    rustix::io::Errno::INVAL.raw_os_error()
+    Errno::INVAL.raw_os_error()
 }
 
 #[derive(Debug)]
@@ -166,7 +167,7 @@ struct Worker {
     gone: Option<Duration>,
     /// It had become another program.
     replaced: bool,
-    refused: Option<(String, bool)>,
+    refused: Option<Refusal>,
     /// Segments that it asked for.
     needs: Vec<u128>,
     /// Killed because it did not become a worker in time.
@@ -204,25 +205,15 @@ struct Supervisor {
     looked: Instant,
 }
 
-/// What stops a pool.
-type Fatal = PoolError;
-
 impl Supervisor {
-    /// `Err`: somebody must clean up.
-    fn run(&mut self, tell: &mpsc::SyncSender<Result<(), PoolError>>) -> Result<(), OsError> {
+    /// Until all have left. `Err`: the pool is at its end, and somebody must clean up.
+    fn run(&mut self, tell: &mpsc::SyncSender<Result<(), PoolError>>) -> Result<(), PoolError> {
         let mut starting = true;
         loop {
-            let done = self
-                .look_at_all()
-                .and_then(|()| self.fill_seats(starting))
-                .and_then(|()| self.check_times())
-                .and_then(|()| self.check_owners());
-            if let Err(e) = done {
-                self.end_all();
-                self.parent.give_up(&TaskError::Pool(e.clone()));
-                let _ = tell.try_send(Err(e));
-                return Ok(());
-            }
+            self.look_at_all()?;
+            self.fill_seats(starting)?;
+            self.check_times()?;
+            self.check_owners()?;
             if starting && self.seats.iter().all(|seat| matches!(seat, Seat::Taken(w) if w.owner.is_some())) {
                 starting = false;
                 let _ = tell.send(Ok(()));
@@ -231,18 +222,13 @@ impl Supervisor {
                 return Ok(());
             }
             let unread = self.parent.sweep();
-            if let Err(e) = self.sleep_and_hear(if unread { SWEEP } else { LOOK_AGAIN }, starting)? {
-                self.end_all();
-                self.parent.give_up(&TaskError::Pool(e.clone()));
-                let _ = tell.try_send(Err(e));
-                return Ok(());
-            }
+            self.sleep_and_hear(if unread { SWEEP } else { LOOK_AGAIN }, starting)?;
         }
     }
 
     /// Once a second: were words overwritten that nobody else would miss? And is a worker still one, whose channel
     /// somebody else keeps open?
-    fn look_at_all(&mut self) -> Result<(), Fatal> {
+    fn look_at_all(&mut self) -> Result<(), PoolError> {
         if self.looked.elapsed() < LOOK_AGAIN {
             return Ok(());
         }
@@ -252,11 +238,11 @@ impl Supervisor {
             self.ask_owner(index, now)?;
         }
         let is_there = |index: usize| matches!(self.seats.get(index), Some(Seat::Taken(_)));
-        if self.parent.is_damaged(is_there) { Err(overwritten()) } else { Ok(()) }
+        if self.parent.is_damaged(is_there) { Err(PoolFault::Damaged.into()) } else { Ok(()) }
     }
 
     /// Starts workers where there is none and it is time.
-    fn fill_seats(&mut self, starting: bool) -> Result<(), Fatal> {
+    fn fill_seats(&mut self, starting: bool) -> Result<(), PoolError> {
         if self.parent.is_closed() {
             return Ok(());
         }
@@ -267,16 +253,15 @@ impl Supervisor {
             }
             match self.spawn(index) {
                 Ok(worker) => self.seats[index] = Seat::Taken(worker),
-                Err(e) if starting => return Err(e.into()),
-                Err(e) => self.take_note(index, Life::Unready, starting, || {
-                    PoolError::Broken(format!("no worker can be started: {e}"))
-                })?,
+                Err(e) if starting => return Err(e),
+                Err(e) => self.take_note(index, Life::Unready, starting, || e)?,
             }
         }
         Ok(())
     }
 
-    fn spawn(&mut self, index: usize) -> Result<Worker, OsError> {
+    fn spawn(&mut self, index: usize) -> Result<Worker, PoolError> {
+        self.parent.segment().descriptor()?; // what it could not be given
         let (ours, theirs) = channel::pair()?;
         // The child gets it under the number that it has here: no descriptor that the host left inheritable has it.
         let number = theirs.as_raw_fd();
@@ -289,9 +274,14 @@ impl Supervisor {
         name.extend_from_slice(format!("-{index}").as_bytes());
         let name = CString::new(name).map_err(|_| OsError::new("posix_spawn", libc_einval()))?;
         let arguments: [&CStr; 1] = [&name];
-        let child = process::spawn(&self.exe, &arguments, &extra, &[(theirs.as_fd(), number)])?;
+        let child =
+            process::spawn(&self.exe, &arguments, &extra, &[(theirs.as_fd(), number)]).map_err(|e| {
+                // It has ended, and the host, or the kernel for it, has reaped it.
+                let gone = e.errno == Errno::SRCH.raw_os_error();
+                if gone { DIED_UNSEEN.into() } else { PoolError::from(e) }
+            })?;
         drop(theirs);
-        let worker = Worker {
+        let mut worker = Worker {
             child,
             channel: ours.into(),
             since: self.awake.now(),
@@ -304,8 +294,12 @@ impl Supervisor {
             needs: Vec::new(),
             expired: false,
         };
-        if self.welcome(index, worker.channel.as_fd()).is_err() {
-            // It is gone already, or will be: its end says why.
+        if let Err(e) = self.welcome(index, worker.channel.as_fd()) {
+            // It is gone already, and its end says why; or it was refused what it needs.
+            let gone = [Errno::PIPE, Errno::CONNRESET].map(Errno::raw_os_error);
+            if !matches!(&e, PoolError::Os(e) if gone.contains(&e.errno)) {
+                worker.refused = Some(e.into());
+            }
             let _ = worker.child.kill(Signal::KILL);
         }
         Ok(worker)
@@ -325,13 +319,13 @@ impl Supervisor {
             key: self.parent.key(),
         };
         let mut bytes = Vec::new();
-        wire::encode(&welcome, &mut bytes).map_err(|e| PoolError::Broken(e.to_string()))?;
+        wire::encode(&welcome, &mut bytes).map_err(|_| PoolFault::Supervisor)?;
         channel::send(channel, &bytes, &[self.parent.segment().descriptor()?])?;
         Ok(())
     }
 
     /// Those that did not become workers in time are killed; their end is heard as any other.
-    fn check_times(&mut self) -> Result<(), Fatal> {
+    fn check_times(&mut self) -> Result<(), PoolError> {
         let now = self.awake.now();
         for (index, seat) in self.seats.iter_mut().enumerate() {
             let Seat::Taken(worker) = seat else { continue };
@@ -354,7 +348,7 @@ impl Supervisor {
     }
 
     /// Those whose channel hung up: are they still there?
-    fn check_owners(&mut self) -> Result<(), Fatal> {
+    fn check_owners(&mut self) -> Result<(), PoolError> {
         let now = self.awake.now();
         for index in 0..self.seats.len() {
             if matches!(&self.seats[index], Seat::Taken(worker) if worker.is_doubtful(now)) {
@@ -365,7 +359,7 @@ impl Supervisor {
     }
 
     /// Kills what is no worker any more: see the header.
-    fn ask_owner(&mut self, index: usize, now: Duration) -> Result<(), Fatal> {
+    fn ask_owner(&mut self, index: usize, now: Duration) -> Result<(), PoolError> {
         let Seat::Taken(worker) = &mut self.seats[index] else { return Ok(()) };
         // An error: the descriptors were closed under us, and nothing can be said of anybody.
         let Some(Ok(false)) = worker.owner.map(|owner| self.parent.segment().is_alive(owner)) else {
@@ -395,7 +389,7 @@ impl Supervisor {
         left
     }
 
-    fn sleep_and_hear(&mut self, at_most: Duration, starting: bool) -> Result<Result<(), Fatal>, OsError> {
+    fn sleep_and_hear(&mut self, at_most: Duration, starting: bool) -> Result<(), PoolError> {
         let mut fds = vec![self.parent.bell.as_fd()];
         let mut whose = Vec::new();
         let mut timeout = at_most;
@@ -434,13 +428,13 @@ impl Supervisor {
             self.parent.bell.silence()?;
         }
         for ((index, ended), _) in whose.into_iter().zip(&ready[1..]).filter(|(_, ready)| **ready) {
-            if !ended {
+            if ended {
+                self.ended(index, starting)?;
+            } else {
                 self.hear(index, now);
-            } else if let Err(e) = self.ended(index, starting)? {
-                return Ok(Err(e));
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// What a worker has said.
@@ -478,10 +472,10 @@ impl Supervisor {
     }
 
     /// A worker's end: see the header for the order.
-    fn ended(&mut self, index: usize, starting: bool) -> Result<Result<(), Fatal>, OsError> {
+    fn ended(&mut self, index: usize, starting: bool) -> Result<(), PoolError> {
         let again = Instant::now();
         let Seat::Taken(mut worker) = std::mem::replace(&mut self.seats[index], Seat::Empty { again }) else {
-            return Ok(Ok(()));
+            return Ok(());
         };
         let exit = worker.child.wait()?;
         let now = self.awake.now();
@@ -507,10 +501,10 @@ impl Supervisor {
         });
         self.parent.forget_dead();
         if self.parent.is_closed() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         if exit == Exit::Code(EXIT_DAMAGED) {
-            return Ok(Err(overwritten()));
+            return Err(PoolFault::Damaged.into());
         }
         let life = if worker.owner.is_none() {
             Life::Unready
@@ -520,24 +514,18 @@ impl Supervisor {
             Life::Idle { tasks: toll.waiting }
         };
         let stranger = match &worker.refused {
-            Some((_, other_build)) => *other_build,
+            Some(why) => *why == Refusal::OtherBuild,
             None => !worker.here && (worker.expired || matches!(exit, Exit::Code(_))),
         };
         if stranger && starting {
-            return Ok(Err(PoolError::NotAWorkerImage(self.plan.program())));
+            return Err(PoolError::NotAWorkerImage(self.plan.program()));
         }
         let program = self.plan.program();
-        Ok(self.take_note(index, life, starting, || {
-            let how = match (worker.refused, exit) {
-                _ if stranger => return PoolError::NotAWorkerImage(program),
-                (Some((why, _)), _) => why,
-                (None, Exit::Code(code)) => format!("exit code {code}"),
-                (None, Exit::Signal(signal)) => format!("signal {signal}"),
-                (None, Exit::Unknown) => "cause unknown".into(),
-            };
-            let before = if life == Life::Unready { "are ready" } else { "take a task" };
-            PoolError::Broken(format!("workers die before they {before}: {how}"))
-        }))
+        self.take_note(index, life, starting, || match worker.refused {
+            _ if stranger => PoolError::NotAWorkerImage(program),
+            Some(Refusal::Failed(e)) => e,
+            _ => PoolFault::WorkersDie { ready: life != Life::Unready, signal, code }.into(),
+        })
     }
 
     /// A worker's life is over: when is the next one started, and is there hope?
@@ -547,7 +535,7 @@ impl Supervisor {
         life: Life,
         starting: bool,
         why: impl FnOnce() -> PoolError,
-    ) -> Result<(), Fatal> {
+    ) -> Result<(), PoolError> {
         let now = self.awake.now();
         for other in 0..self.seats.len() {
             self.hear(other, now); // one may have become ready just now
@@ -606,7 +594,7 @@ impl Worker {
                     Ok(Hello::Here) => self.here = true,
                     Ok(Hello::Ready(owner)) => self.owner = Owner::from_bits(owner),
                     Ok(Hello::Need(segment)) => self.needs.push(segment),
-                    Ok(Hello::Refused { why, other_build }) => self.refused = Some((why, other_build)),
+                    Ok(Hello::Refused(why)) => self.refused = Some(why),
                     // Not one of ours.
                     Err(_) => self.silent = self.silent.or(Some(now)),
                 },

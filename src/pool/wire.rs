@@ -46,6 +46,7 @@ use super::slot::{Progress, Ring, Shape};
 pub(crate) use crate::codec::serial::{decode, encode};
 use crate::{
     atomic::{Relaxed, Word32, Word64},
+    error::PoolError,
     segment::{
         PinChain, Place,
         handle::Pins,
@@ -55,7 +56,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 
 /// "allmend", and the version of the layout. Raise it with every change here or in `slot.rs`.
-pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"allmend\x03");
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"allmend\x04");
 /// Header word of the magic.
 pub(crate) const MAGIC_AT: usize = 0;
 /// Header word of the closed flag.
@@ -522,13 +523,23 @@ pub(crate) enum Hello {
     Ready(u32),
     /// A handle in its task, or in a result, is of the segment with this id: the parent's [`Answer`] is awaited.
     Need(u128),
-    /// It is another build, or could not attach.
-    Refused {
-        /// In words.
-        why: String,
-        /// It is another build.
-        other_build: bool,
-    },
+    /// It will not be ready.
+    Refused(Refusal),
+}
+
+/// Why a worker that was started is none. Builds may differ here: what [`Refusal::OtherBuild`] is in bytes never changes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    /// It is another build than the parent.
+    OtherBuild,
+    /// It could not attach.
+    Failed(PoolError),
+}
+
+impl<E: Into<PoolError>> From<E> for Refusal {
+    fn from(e: E) -> Self {
+        Refusal::Failed(e.into())
+    }
 }
 
 /// What the parent says to [`Hello::Need`]; the segment's descriptor travels with it, if there is one.

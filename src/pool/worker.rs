@@ -24,13 +24,13 @@ use super::{
     slot::{Look, Progress, Ring, Shape, spins_after},
     trampoline::{self, overwritten},
     wire::{
-        self, BUFFERS, CLOSED_AT, Field, Hello, INLINE_AREA, MAGIC, MAGIC_AT, MAX_MESSAGE, PAYLOAD, Tag,
-        Task, TooLong, Welcome, pin_tag, result_key,
+        self, BUFFERS, CLOSED_AT, Field, Hello, INLINE_AREA, MAGIC, MAGIC_AT, MAX_MESSAGE, PAYLOAD, Refusal,
+        Tag, Task, TooLong, Welcome, pin_tag, result_key,
     },
 };
 use crate::{
     atomic::{Acquire, Private32, Relaxed, Word64, spin},
-    error::{CreateError, HandleError, TaskError},
+    error::{CreateError, HandleError, OsError, PoolError, PoolFault, TaskError},
     os::{channel, image, memory, process},
     segment::{
         Kind, Object, PinChain, Place, Segment, Stamp, handle,
@@ -157,12 +157,12 @@ pub(crate) fn run(channel: OwnedFd, marker: Marker) -> ! {
             let worker = WORKER.get_or_init(|| worker);
             install_hook();
             if let Err(e) = watch(worker) {
-                refuse(&worker.channel, e, false);
+                refuse(&worker.channel, e.into());
             }
             say(&worker.channel, &Hello::Ready(worker.me.bits()));
             worker.work()
         }
-        Err((channel, (why, other_build))) => refuse(&channel, why, other_build),
+        Err((channel, why)) => refuse(&channel, why),
     }
 }
 
@@ -174,21 +174,15 @@ fn say(channel: &impl AsFd, hello: &Hello) {
     }
 }
 
-fn refuse(channel: &impl AsFd, mut why: String, other_build: bool) -> ! {
-    while why.len() > MAX_MESSAGE / 2 {
-        why.pop();
-    }
-    say(channel, &Hello::Refused { why, other_build });
+fn refuse(channel: &impl AsFd, why: Refusal) -> ! {
+    say(channel, &Hello::Refused(why));
     std::process::exit(EXIT_REFUSED)
 }
-
-/// In words, and whether it is another build.
-type Refusal = (String, bool);
 
 fn attach(channel: OwnedFd, marker: &Marker) -> Result<Worker, (OwnedFd, Refusal)> {
     let (_, socket) = match memory::stat(channel.as_fd()) {
         Ok(found) => found,
-        Err(e) => return Err((channel, (e.to_string(), false))),
+        Err(e) => return Err((channel, e.into())),
     };
     match enter(&channel) {
         Ok(part) => {
@@ -222,36 +216,35 @@ struct Part {
 }
 
 fn enter(channel: &OwnedFd) -> Result<Part, Refusal> {
-    let error = |e: &dyn std::fmt::Display| (e.to_string(), false);
     let mut buffer = [0; MAX_MESSAGE];
     let (len, mut fds) = match channel::receive(channel.as_fd(), &mut buffer, 1, None) {
         Ok(channel::Received::Message { len, fds }) => (len, fds),
         Ok(_) => process::kill_self(), // the parent is gone
-        Err(e) => return Err(error(&e)),
+        Err(e) => return Err(e.into()),
     };
-    let other = || ("the parent runs another build".to_owned(), true);
-    let welcome: Welcome = wire::decode(&buffer[..len]).map_err(|_| other())?;
+    let welcome: Welcome = wire::decode(&buffer[..len]).map_err(|_| Refusal::OtherBuild)?;
     if welcome.magic != MAGIC || welcome.build_id != image::build_id() {
-        return Err(other());
+        return Err(Refusal::OtherBuild);
     }
-    let segment = fds.pop().ok_or(("no segment came with the welcome".to_owned(), false))?;
-    let segment = Segment::adopt(segment).map_err(|e| error(&e))?;
+    let segment = Segment::adopt(fds.pop().ok_or(PoolFault::Damaged)?)?; // it comes with each welcome
     let (at, generation) = welcome.ring;
-    let object = segment
-        .open(Place { at, generation }, Kind::PoolRing, (Stamp::NONE, "slots"))
-        .map_err(|e| error(&e))?;
+    let place = Place { at, generation };
+    let object = segment.open(place, Kind::PoolRing, (Stamp::NONE, "slots")).map_err(|e| match e {
+        HandleError::Create(e) => e.into(),
+        _ => PoolError::from(PoolFault::Damaged),
+    })?;
     let shape = welcome.shape();
     let sound = Ring::new(object.w32(), object.w64(), shape).is_some()
         && welcome.index < welcome.workers
         && object.w64()[MAGIC_AT].load(Acquire) == MAGIC;
     let guardian = Owner::from_bits(welcome.parent).filter(|_| sound);
-    let guardian = guardian.ok_or_else(|| error(&overwritten()))?;
-    let me = segment.me().map_err(|e| error(&e))?;
+    let guardian = guardian.ok_or(PoolFault::Damaged)?;
+    let me = segment.me()?;
     Ok(Part { segment, object, welcome, me, guardian })
 }
 
 /// Leaves with the parent, also in the middle of a task; hears its answers; and drops guests that have gone at home.
-fn watch(worker: &'static Worker) -> Result<(), String> {
+fn watch(worker: &'static Worker) -> Result<(), OsError> {
     let body = move || {
         let mut buffer = [0; MAX_MESSAGE];
         loop {
@@ -276,7 +269,7 @@ fn watch(worker: &'static Worker) -> Result<(), String> {
         .stack_size(64 << 10)
         .spawn(body)
         .map(drop)
-        .map_err(|e| e.to_string())
+        .map_err(|e| OsError::new("pthread_create", e.raw_os_error().unwrap_or_default()))
 }
 
 /// A task may fork. If its child comes back here too, it would be a second worker of the same name: it ends instead, and
