@@ -14,6 +14,7 @@ fn main() {
     harness::run(&[
         ("a_full_file_system", a_full_file_system),
         ("little_address_space", little_address_space),
+        ("files_shorter_than_the_segment", files_shorter_than_the_segment),
         ("a_stopped_holder_of_a_key", a_stopped_holder_of_a_key),
     ]);
 }
@@ -106,6 +107,19 @@ fn little_address_space() {
         assert!(matches!(none, Err(CreateError::Full { .. })), "{none:?}");
     })
     .succeeds("4 MB");
+}
+
+/// A process that may write no such file as the segment's, which another one made, or itself before: no SIGXFSZ.
+fn files_shorter_than_the_segment() {
+    fork(|| {
+        let map = Map::new().unwrap();
+        map.insert(0, &value(0)).unwrap();
+        setrlimit(Resource::Fsize, Rlimit { current: Some(4096), maximum: Some(4096) }).unwrap();
+        let keys = 1..2000;
+        keys.clone().for_each(|key| assert_eq!(map.insert(key, &value(key)).unwrap(), None, "{key}"));
+        keys.for_each(|key| assert_eq!(map.get(key).unwrap(), Some(value(key)), "{key}"));
+    })
+    .succeeds("4 kB");
 }
 
 fn a_stopped_holder_of_a_key() {

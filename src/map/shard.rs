@@ -509,6 +509,8 @@ fn cut_from(words: &[Word64], size: u64, class: usize) -> Option<usize> {
     let end = top.checked_add(size).filter(|&end| end <= words.len() as u64)?;
     let at = usize::try_from(top).ok().filter(|&at| at >= REGION_HEADER)?;
     let generation = fold(words[1].load(Relaxed) ^ top, FOLD);
+    // A look first: if the page is not mapped here yet, that maps its neighbours, too, and a write would not.
+    std::hint::black_box(words[at].load(Relaxed));
     words[at].store(generation & !CLASS_BITS | FREE_BIT | class as u64, Relaxed);
     words[0].store(end, Relaxed);
     Some(at)

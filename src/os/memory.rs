@@ -18,7 +18,7 @@ use rustix::{
     process::Resource,
 };
 use shared_memory::Shmem;
-use std::{ffi::c_void, fmt, ptr::NonNull};
+use std::{ffi::c_void, fmt, io::IoSlice, ptr::NonNull};
 
 /// The largest step of [`commit`]: a signal that comes during a longer one makes the kernel start again.
 const COMMIT_STEP: u64 = 1 << 20;
@@ -73,6 +73,32 @@ pub(crate) fn commit(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<(), 
             Ok(()) => at += step,
             Err(Errno::INTR) => {}
             Err(e) => return Err(os("fallocate")(e)),
+        }
+    }
+    Ok(())
+}
+
+/// Writes zeros over `[offset, offset + bytes)`, which has memory.
+///
+/// What [`commit`] found are pages that nobody has written, and the kernel maps each of them for itself at its first touch.
+/// After this, a first look at one maps its neighbours, too.
+pub(crate) fn zero(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<(), OsError> {
+    static ZEROS: [u8; 4096] = [0; 4096];
+    let (mut at, end) = (offset, offset + bytes);
+    // Beyond the limit of whoever writes, which need not be that of who made the file, the kernel sends SIGXFSZ.
+    if end > file_size_limit() {
+        return Err(os("pwritev")(Errno::FBIG));
+    }
+    while at < end {
+        let whole = [IoSlice::new(&ZEROS); 64];
+        let pages = ((end - at) / ZEROS.len() as u64).min(whole.len() as u64) as usize;
+        let rest = [IoSlice::new(&ZEROS[..(end - at).min(ZEROS.len() as u64) as usize])];
+        atomic::step();
+        match rustix::io::pwritev(fd, if pages > 0 { &whole[..pages] } else { &rest }, at) {
+            Ok(0) => return Err(os("pwritev")(Errno::IO)),
+            Ok(n) => at += n as u64,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(os("pwritev")(e)),
         }
     }
     Ok(())

@@ -30,10 +30,13 @@ use super::{
 use crate::{
     atomic::{self, Acquire, Relaxed, Rule, Word64},
     error::CreateError,
+    os::memory,
 };
 
 /// The unit of both numbers of a table word.
 pub(super) const LINE: u64 = 64;
+/// Parts of so many bytes are zeroed by the kernel, which is cheaper then.
+const LARGE: u64 = 16 << 10;
 const LENGTH_BITS: u32 = 30;
 const LENGTH: u64 = (1 << LENGTH_BITS) - 1;
 
@@ -193,6 +196,13 @@ impl Segment {
         is_part && part.bytes + self.geometry().record_bytes() <= block.bytes
     }
 
+    /// Makes the words of a part 0, which is PENDING of ours, and has them mapped at a few looks.
+    fn zero_part(&self, word: u64) -> Result<(), CreateError> {
+        let (part, fd) = (Part::decode(word), self.observer.checked());
+        let fd = fd.map_err(|_| CreateError::DescriptorsLost)?;
+        Ok(memory::zero(fd, part.at + self.geometry().record_bytes(), part.bytes)?)
+    }
+
     pub(super) fn part_words(&self, word: u64) -> &[Word64] {
         let part = Part::decode(word);
         self.bytes().words64(part.at + self.geometry().record_bytes(), (part.bytes / 8) as usize)
@@ -236,7 +246,9 @@ impl Object {
         set(record::WORDS, 0);
         set(record::REASONS, self.place().generation);
         let words = segment.part_words(word);
-        words.iter().for_each(super::extents::clear);
+        if bytes < LARGE || segment.zero_part(word).is_err() {
+            words.iter().for_each(super::extents::clear);
+        }
         init(words);
         tie::tie(&keep, keep.card_of(&block), table, word);
         Ok(())
