@@ -131,6 +131,24 @@ pub trait Codec: 'static {
         });
     }
 
+    /// Does [`receive_at_once`](Self::receive_at_once) ever give anything?
+    #[doc(hidden)]
+    const AT_ONCE: bool = false;
+
+    /// What `source` has, if it can be told at once, in a few instructions and no memory but the value's own; `None` if not.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn receive_at_once<S: Source>(_: &S) -> Option<Option<Self::Owned>> {
+        None
+    }
+
+    /// Its bytes, where they lie in the value as it is passed.
+    #[doc(hidden)]
+    #[inline(always)]
+    fn lying_in<'v>(_: &'v Self::Ref<'_>) -> Option<&'v [u8]> {
+        None
+    }
+
     /// Gives its bytes to `f`: without a copy where they lie in the value.
     ///
     /// # Errors
@@ -197,6 +215,20 @@ impl Room for Exactly<'_> {
     fn room(&mut self, len: usize) -> Option<&mut [u8]> {
         self.fits = len == self.bytes.len();
         self.fits.then_some(&mut *self.bytes)
+    }
+}
+
+/// The largest such value that is received at once: it goes through registers.
+const AT_ONCE: usize = 256;
+
+/// [`Codec::receive_at_once`] of such a type.
+#[inline(always)]
+fn receive_small<T: bytemuck::Pod, S: Source>(source: &S) -> Option<Option<T>> {
+    let mut value = T::zeroed();
+    let mut room = Exactly { bytes: bytemuck::bytes_of_mut(&mut value), fits: false };
+    match source.read_at_once(&mut room)? {
+        true => room.fits.then_some(Some(value)),
+        false => Some(None),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The encodings of what needs no marker: numbers, text, vectors, arrays, tuples.
 
-use super::{Codec, Key, Plain, Source, receive_plain};
+use super::{Codec, Key, Plain, Source, receive_plain, receive_small};
 use crate::error::EncodeError;
 use bytemuck::Pod;
 
@@ -99,7 +99,11 @@ impl Codec for String {
             false => Ok(None),
         });
     }
-    #[inline]
+    #[inline(always)]
+    fn lying_in<'v>(value: &'v &str) -> Option<&'v [u8]> {
+        Some(value.as_bytes())
+    }
+    #[inline(always)]
     fn with_bytes<R>(value: &str, f: impl FnOnce(&[u8]) -> R) -> Result<R, EncodeError> {
         Ok(f(value.as_bytes()))
     }
@@ -130,7 +134,11 @@ impl<T: Pod> Codec for Vec<T> {
         bytemuck::cast_slice_mut(out).copy_from_slice(bytes);
         true
     }
-    #[inline]
+    #[inline(always)]
+    fn lying_in<'v>(value: &'v &[T]) -> Option<&'v [u8]> {
+        Some(bytemuck::cast_slice(value))
+    }
+    #[inline(always)]
     fn with_bytes<R>(value: &[T], f: impl FnOnce(&[u8]) -> R) -> Result<R, EncodeError> {
         const { assert!(size_of::<T>() > 0, "elements without bytes cannot be counted") }
         Ok(f(bytemuck::cast_slice(value)))
@@ -169,6 +177,15 @@ impl<T: Pod, const N: usize> Codec for [T; N] {
     fn receive<S: Source>(source: &S, out: &mut Result<Option<[T; N]>, S::Error>) {
         receive_plain(source, out);
     }
+    const AT_ONCE: bool = size_of::<Self::Owned>() <= super::AT_ONCE;
+    #[inline(always)]
+    fn receive_at_once<S: Source>(source: &S) -> Option<Option<[T; N]>> {
+        receive_small(source)
+    }
+    #[inline(always)]
+    fn lying_in<'v>(value: &'v &[T; N]) -> Option<&'v [u8]> {
+        Some(bytemuck::cast_slice(*value))
+    }
     #[inline(always)]
     fn with_bytes<R>(value: &[T; N], f: impl FnOnce(&[u8]) -> R) -> Result<R, EncodeError> {
         Ok(f(bytemuck::cast_slice(value)))
@@ -197,6 +214,15 @@ impl<T: Pod> Codec for Plain<T> {
     #[inline(always)]
     fn receive<S: Source>(source: &S, out: &mut Result<Option<T>, S::Error>) {
         receive_plain(source, out);
+    }
+    const AT_ONCE: bool = size_of::<Self::Owned>() <= super::AT_ONCE;
+    #[inline(always)]
+    fn receive_at_once<S: Source>(source: &S) -> Option<Option<T>> {
+        receive_small(source)
+    }
+    #[inline(always)]
+    fn lying_in<'v>(value: &'v &T) -> Option<&'v [u8]> {
+        Some(bytemuck::bytes_of(*value))
     }
     #[inline(always)]
     fn with_bytes<R>(value: &T, f: impl FnOnce(&[u8]) -> R) -> Result<R, EncodeError> {

@@ -12,7 +12,7 @@ use super::{
         find_pair, remove_block, replace_block, split_some, spots,
     },
     hold::{Holders, Locked, Locks, Stripe},
-    probe::{Fault, First, Memory, contents, first_block, first_inline, get_block, get_inline},
+    probe::{Fault, Memory, contents, first_block, first_inline, get_block, get_inline},
     shape::{BUCKET, LONGEST_KEY, LONGEST_VALUE, Layout, STRIPES, Shape, row},
     shard::{Shard, hash_bytes, hash_word},
 };
@@ -248,9 +248,9 @@ impl Engine {
         debug_assert!(self.layout.inline.is_some());
         let hash = hash_word(self.seeds, key);
         if self.object.holder_now().is_some()
-            && let Some(found) = first_inline(&self.shard_of(hash).inline(), hash, key)
+            && let Some(value) = first_inline(&self.shard_of(hash).inline(), hash, key)
         {
-            return Ok(found);
+            return Ok(Some(value));
         }
         self.get8_whole(key)
     }
@@ -270,57 +270,51 @@ impl Engine {
     /// Copies the value of `key` into `out`. `false`: there is none, and `out` is what it was, or anything.
     #[inline]
     pub(crate) fn get(&self, key: &[u8], out: &mut impl Room) -> Result<bool, MapError> {
-        self.read(key, |value| copy(value, out))
+        self.read(key, &mut Copied(out))
     }
 
     /// The same, if that can be done at once: see [`Self::get8`]. `None` if not.
     #[inline(always)]
     pub(crate) fn get_at_once(&self, key: &[u8], out: &mut impl Room) -> Option<bool> {
-        self.read_at_once(key, &mut |value| copy(value, out))
+        self.read_at_once(key, &mut Copied(out))
     }
 
     /// Is `key` there?
     #[inline]
     pub(crate) fn contains(&self, key: &[u8]) -> Result<bool, MapError> {
-        self.read(key, |_| ())
+        self.read(key, &mut Passed)
     }
 
     #[inline]
-    fn read(&self, key: &[u8], mut take: impl FnMut(Value<'_>)) -> Result<bool, MapError> {
-        match self.read_at_once(key, &mut take) {
+    fn read(&self, key: &[u8], take: &mut impl Take) -> Result<bool, MapError> {
+        match self.read_at_once(key, take) {
             Some(found) => Ok(found),
-            None => self.read_whole(key, &mut take),
+            None => self.read_whole(key, take),
         }
     }
 
+    /// `None` also if there is none: only a whole look is sure of that.
     #[inline(always)]
-    fn read_at_once(&self, key: &[u8], take: &mut impl FnMut(Value<'_>)) -> Option<bool> {
+    fn read_at_once(&self, key: &[u8], take: &mut impl Take) -> Option<bool> {
         if self.layout.inline.is_some() || self.object.holder_now().is_none() {
             return None;
         }
         let hash = hash_bytes(self.seeds, key);
         let shard = self.shard_of(hash).out_of_line();
-        match first_block(&shard, hash, key) {
-            First::Seen(seen) => {
-                taken(seen.block(), take)?;
-                seen.holds().then_some(true)
-            }
-            First::Absent => Some(false),
-            First::Unsure => None,
-        }
+        let (seen, (len, words)) = first_block(&shard, hash, key)?;
+        take.take(Value::Words(words, len))?;
+        seen.holds().then_some(true)
     }
 
     #[cold]
     #[inline(never)]
-    fn read_whole(&self, key: &[u8], take: &mut impl FnMut(Value<'_>)) -> Result<bool, MapError> {
+    fn read_whole(&self, key: &[u8], take: &mut impl Take) -> Result<bool, MapError> {
         if let Some((longest, width)) = self.layout.inline {
             if key.len() > usize::from(longest) {
                 return Ok(false);
             }
             let found = self.get8(word(key))?;
-            if let Some(value) = found {
-                take(Value::Word(value, usize::from(width)));
-            }
+            found.map(|value| take.take(Value::Word(value, usize::from(width))));
             return Ok(found.is_some());
         }
         let hash = hash_bytes(self.seeds, key);
@@ -811,30 +805,50 @@ impl Engine {
     }
 }
 
-/// A value into the room that it needs, if that can be had.
-#[inline(always)]
-fn copy(value: Value<'_>, out: &mut impl Room) {
-    match value {
-        Value::Words(words, len) => {
-            if let Some(room) = out.room(len) {
-                load_bytes(words, room);
+/// What becomes of a value that a look finds. No closures: they are not inlined, and the value would go through memory.
+trait Take {
+    /// `None` if it is not whole.
+    fn take(&mut self, value: Value<'_>) -> Option<()>;
+}
+
+/// Into the room that it needs, if that can be had.
+struct Copied<'a, R>(&'a mut R);
+
+impl<R: Room> Take for Copied<'_, R> {
+    #[inline(always)]
+    fn take(&mut self, value: Value<'_>) -> Option<()> {
+        match value {
+            Value::Words(words, len) => {
+                if let Some(room) = self.0.room(len) {
+                    load_bytes(words.get(..words_for(len))?, room);
+                }
+            }
+            Value::Word(value, len) => {
+                let len = len.min(8);
+                if let Some(room) = self.0.room(len) {
+                    room.copy_from_slice(&value.to_ne_bytes()[..len]);
+                }
             }
         }
-        Value::Word(value, len) => {
-            let len = len.min(8);
-            if let Some(room) = out.room(len) {
-                room.copy_from_slice(&value.to_ne_bytes()[..len]);
-            }
-        }
+        Some(())
     }
 }
 
-/// The value of a block to `take`; `None` if the block is not what we write.
+/// It was there: that is all.
+struct Passed;
+
+impl Take for Passed {
+    #[inline(always)]
+    fn take(&mut self, _: Value<'_>) -> Option<()> {
+        Some(())
+    }
+}
+
+/// The value of a block; `None` if the block is not what we write.
 #[inline(always)]
-fn taken(block: &[Word64], take: &mut impl FnMut(Value<'_>)) -> Option<()> {
+fn taken(block: &[Word64], take: &mut impl Take) -> Option<()> {
     let (_, len, _, words) = contents(block)?;
-    take(Value::Words(words, len));
-    Some(())
+    take.take(Value::Words(words, len))
 }
 
 fn clear_bucket(shard: &Shard<'_>, b: u64, inline: bool) -> Result<(), Refusal> {
@@ -866,8 +880,8 @@ enum Change<'v> {
 enum Value<'a> {
     /// A word, of which so many bytes count.
     Word(u64, usize),
-    /// Words, of which so many bytes count.
-    Words(&'a [crate::atomic::Word64], usize),
+    /// Words, of which so many bytes count: in a look at once there may be fewer words than that, or more.
+    Words(&'a [Word64], usize),
 }
 
 impl Value<'_> {

@@ -222,15 +222,22 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// If the map is gone. A handle keeps it, so that can be only where the manager is open for reading only, and in a
     /// forked child whose parent dropped its handle before the child used its own, or that has no place in the segment when
     /// all others have dropped theirs. So do all other reads.
-    #[inline(always)] // of words: in a loop that is twice as fast as a call of it
+    #[inline(always)] // what most looks come to: in a loop that is twice as fast as a call of it
     pub fn get(&self, key: K::Ref<'_>) -> Result<Option<V::Owned>, MapError> {
         if Self::INLINE.is_some() {
             let key = word::<K>(key)?;
             return self.engine.get8(key)?.map(|value| self.value_of(key, value)).transpose();
         }
+        if V::AT_ONCE
+            && let Some(key) = K::lying_in(&key)
+            && let Some(found) = V::receive_at_once(&Entry { engine: &self.engine, key })
+        {
+            return Ok(found);
+        }
         self.get_block(key)
     }
 
+    /// The same, whatever it takes.
     #[inline]
     fn get_block(&self, key: K::Ref<'_>) -> Result<Option<V::Owned>, MapError> {
         let mut found = Ok(None);
@@ -255,10 +262,21 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// assert_eq!(text, "one");
     /// # Ok::<(), allmend::Error>(())
     /// ```
+    #[inline]
     pub fn get_into(&self, key: K::Ref<'_>, out: &mut V::Owned) -> Result<bool, MapError> {
         if Self::INLINE.is_some() {
             return self.get(key).map(|found| found.map(|value| *out = value).is_some());
         }
+        if V::AT_ONCE
+            && let Some(key) = K::lying_in(&key)
+            && let Some(found) = V::receive_at_once(&Entry { engine: &self.engine, key })
+        {
+            return Ok(found.map(|value| *out = value).is_some());
+        }
+        self.get_into_whole(key, out)
+    }
+
+    fn get_into_whole(&self, key: K::Ref<'_>, out: &mut V::Owned) -> Result<bool, MapError> {
         K::with_bytes(key, |key| {
             let mut bytes = Scratch::take();
             if !self.engine.get(key, &mut *bytes)? {

@@ -35,7 +35,7 @@ use super::{
     mutation::{Mutation, broken},
     shape::{
         BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, MOST_PLACE, NEXT, PAIRS, SLOTS, THERE, THERE_BITS,
-        address, hash_of_tag, slot_place, slot_tag, slot_word, tag,
+        address, hash_of_tag, slot_tag, slot_word,
     },
 };
 use crate::{
@@ -125,26 +125,25 @@ fn is_of_chain(bucket: Bucket<'_>, first: Bucket<'_>, next: u64) -> bool {
 /// The value of `key`.
 pub(super) fn get_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Result<Option<u64>, Fault> {
     match first_inline(memory, hash, key) {
-        Some(found) => Ok(found),
+        Some(value) => Ok(Some(value)),
         None => until_sure(|| try_inline(memory, hash, key)),
     }
 }
 
-/// The value of `key`, if the first bucket of its chain says it at once: what most looks come to.
+/// The value of `key`, if the first bucket of its chain has it: what most looks that find something come to. The rest is
+/// said by a whole look, which keeps this one short.
 #[inline(always)]
-pub(super) fn first_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Option<Option<u64>> {
-    let n = memory.state().load(Acquire);
-    if n == 0 {
-        return Some(None);
-    }
-    let b = address(hash, n);
-    let first = memory.bucket(b)?;
-    let next = first[NEXT].load(Acquire);
-    match in_bucket(first, key) {
-        Try::Sure(Some(value)) => Some(Some(value)),
-        Try::Sure(None) if next & LINK_BITS == 0 && is_miss(memory, hash, (n, b, next), first) => Some(None),
+pub(super) fn first_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Option<u64> {
+    match in_bucket(first_bucket(memory, hash)?, key) {
+        Try::Sure(found) => found,
         _ => None,
     }
+}
+
+/// The first bucket of the key's chain; if there are no buckets yet, that one which will come first.
+#[inline(always)]
+fn first_bucket<M: Memory>(memory: &M, hash: u64) -> Option<Bucket<'_>> {
+    memory.bucket(address(hash, memory.state().load(Acquire)))
 }
 
 /// The value of `key`, if it is in this bucket.
@@ -207,15 +206,20 @@ fn try_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Try<Option<u64>> {
 
 // ---- out of line ----
 
+/// The place in a slot's word, if its tag is the hash's and it is not empty.
+#[inline(always)]
+fn place_if(word: u64, hash: u64) -> Option<u64> {
+    // With the same tag the place is left, less 1: that of an empty slot is 0, and wraps around.
+    let left = word.wrapping_sub(slot_word(hash, 1));
+    (left < MOST_PLACE).then_some(left.wrapping_add(1))
+}
+
 /// Which slots of the bucket have the hash's tag, as bits.
 #[inline(always)]
 pub(super) fn slots_of(bucket: Bucket<'_>, hash: u64) -> u64 {
-    let wanted = slot_word(hash, 0);
     let mut hits = 0;
-    for (i, word) in bucket[..SLOTS].iter().enumerate() {
-        // With the same tag, the place is left; 0 is that of an empty slot.
-        let place = word.load(Relaxed) ^ wanted;
-        hits |= u64::from(place.wrapping_sub(1) < MOST_PLACE) << i;
+    for word in bucket[..SLOTS].iter().rev() {
+        hits = hits << 1 | u64::from(place_if(word.load(Relaxed), hash).is_some());
     }
     hits
 }
@@ -223,13 +227,21 @@ pub(super) fn slots_of(bucket: Bucket<'_>, hash: u64) -> u64 {
 /// Does the block say that it is of this key? Its words may change meanwhile.
 #[inline(always)]
 pub(super) fn is_of(block: &[Word64], hash: u64, key: &[u8]) -> bool {
-    if block.len() < BLOCK_HEADER
-        || block[2].load(Relaxed) != hash
-        || block[1].load(Relaxed) as u32 as usize != key.len()
-    {
-        return false;
-    }
-    let Some(words) = block[BLOCK_HEADER..].get(..words_for(key.len())) else { return false };
+    block.get(2).is_some_and(|of| of.load(Relaxed) == hash) && value_of(block, key).is_some()
+}
+
+/// The value, if the block says that it is of this key: how many bytes it has, and the words from there on, which may be
+/// fewer than that.
+#[inline(always)]
+fn value_of<'a>(block: &'a [Word64], key: &[u8]) -> Option<(usize, &'a [Word64])> {
+    let (head, value) = block.split_at_checked(BLOCK_HEADER + words_for(key.len()))?;
+    let lengths = head[1].load(Relaxed);
+    let same = lengths as u32 as usize == key.len() && is_key(&head[BLOCK_HEADER..], key);
+    same.then_some(((lengths >> 32) as usize, value))
+}
+
+#[inline(always)]
+fn is_key(words: &[Word64], key: &[u8]) -> bool {
     let (whole, tail) = key.as_chunks::<8>();
     let mut same =
         words.iter().zip(whole).all(|(word, bytes)| word.load(Relaxed) == u64::from_ne_bytes(*bytes));
@@ -267,10 +279,8 @@ impl<'a> Seen<'a> {
     #[inline(always)]
     fn at<M: Memory>(memory: &'a M, slot: &'a Word64, hash: u64) -> Try<Self> {
         let word = slot.load(Acquire);
-        if word == 0 || slot_tag(word) != tag(hash) {
-            return Try::Again;
-        }
-        if let Some(block) = memory.block(slot_place(word))
+        let Some(place) = place_if(word, hash) else { return Try::Again };
+        if let Some(block) = memory.block(place)
             && let Some(generation) = block.first()
         {
             let life = generation.load(Acquire);
@@ -333,41 +343,35 @@ pub(super) fn get_block<M: Memory>(
     key: &[u8],
     mut take: impl FnMut(&[Word64]) -> Option<()>,
 ) -> Result<bool, Fault> {
-    match first_block(memory, hash, key) {
-        First::Absent => return Ok(false),
-        First::Seen(seen) if take(seen.block()).is_some() && seen.holds() => return Ok(true),
-        _ => {}
+    if let Some((seen, _)) = first_block(memory, hash, key)
+        && take(seen.block()).is_some()
+        && seen.holds()
+    {
+        return Ok(true);
     }
     until_sure(|| try_block(memory, hash, key, &mut take))
 }
 
-/// What the first bucket of a chain says at once.
-pub(super) enum First<'a> {
-    /// This is the key's block, if what is copied of it [holds](Seen::holds).
-    Seen(Seen<'a>),
-    Absent,
-    Unsure,
-}
-
-/// The block of `key`, if the first slot with its tag in the first bucket of its chain has it: what most looks come to.
+/// The block of `key`, if the first slot with its tag in the first bucket of its chain has it: what most looks that find
+/// something come to. It counts if what is copied of it [holds](Seen::holds). Its value has so many bytes, which are in
+/// these words if there are as many.
 #[inline(always)]
-pub(super) fn first_block<'a, M: Memory>(memory: &'a M, hash: u64, key: &[u8]) -> First<'a> {
-    let n = memory.state().load(Acquire);
-    if n == 0 {
-        return First::Absent;
-    }
-    let b = address(hash, n);
-    let Some(first) = memory.bucket(b) else { return First::Unsure };
-    let next = first[NEXT].load(Acquire);
+pub(super) fn first_block<'a, M: Memory>(
+    memory: &'a M,
+    hash: u64,
+    key: &[u8],
+) -> Option<(Seen<'a>, (usize, &'a [Word64]))> {
+    let first = first_bucket(memory, hash)?;
     let hits = slots_of(first, hash);
     if hits == 0 {
-        let sure = next & LINK_BITS == 0 && is_miss(memory, hash, (n, b, next), first);
-        return if sure { First::Absent } else { First::Unsure };
+        return None;
     }
-    match Seen::at(memory, &first[hits.trailing_zeros() as usize % SLOTS], hash) {
-        Try::Sure(seen) if is_of(seen.block(), hash, key) => First::Seen(seen),
-        _ => First::Unsure,
-    }
+    let Try::Sure(seen) = Seen::at(memory, &first[hits.trailing_zeros() as usize % SLOTS], hash) else {
+        return None;
+    };
+    // The whole key is compared, so its hash says nothing more.
+    let value = value_of(seen.block(), key)?;
+    Some((seen, value))
 }
 
 fn try_block<M: Memory>(

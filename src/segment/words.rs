@@ -43,10 +43,15 @@ pub(crate) fn store_bytes(words: &[Word64], bytes: &[u8]) {
 /// # Panics
 ///
 /// If there are fewer.
-#[inline]
+#[inline(always)] // where the length is known, no loop is left
 pub(crate) fn load_bytes(words: &[Word64], out: &mut [u8]) {
     let words = &words[..words_for(out.len())];
-    let (whole, tail) = out.as_chunks_mut::<WORD>();
+    let (pairs, rest) = out.as_chunks_mut::<{ 2 * WORD }>();
+    for (i, bytes) in pairs.iter_mut().enumerate() {
+        *bytes = both(words[2 * i].load(Relaxed), words[2 * i + 1].load(Relaxed));
+    }
+    let words = &words[2 * pairs.len()..];
+    let (whole, tail) = rest.as_chunks_mut::<WORD>();
     for (word, bytes) in words.iter().zip(whole.iter_mut()) {
         *bytes = word.load(Relaxed).to_ne_bytes();
     }
@@ -54,6 +59,16 @@ pub(crate) fn load_bytes(words: &[Word64], out: &mut [u8]) {
         let last = words[whole.len()].load(Relaxed).to_ne_bytes();
         tail.copy_from_slice(&last[..tail.len()]);
     }
+}
+
+/// Two words, one behind the other, as one store: a processor has room for a few dozen stores that wait for what they
+/// store.
+#[inline(always)]
+fn both(first: u64, second: u64) -> [u8; 2 * WORD] {
+    #[cfg(target_arch = "x86_64")]
+    return bytemuck::cast(bytemuck::cast::<_, std::arch::x86_64::__m128i>([first, second]));
+    #[cfg(not(target_arch = "x86_64"))]
+    bytemuck::cast([first, second])
 }
 
 #[cfg(all(test, not(loom)))]
