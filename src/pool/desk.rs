@@ -4,10 +4,11 @@
 //! slots, taking results out of DONE slots, and acting for dead workers. Threads that wait for a result do so without
 //! it, on the slot's own word.
 //!
-//! A [`Job`] is the private record of one batch. It keeps what the argument needs (handles, buffer) until the batch is
-//! over, and then its results. Results are moved out of the slot by whoever comes first: the thread that waits for
-//! them; a submitter that finds no free slot (so a program may keep any number of unread futures); the supervisor, for
-//! futures that nobody waits for. So slots are bounded, and futures are not.
+//! A [`Job`] is what a future and the desk know of one batch. While it is under way ([`UnderWay`], behind the lock), what the
+//! argument needs (handles, buffer) is kept. Results are moved out of the slot by whoever comes first: the thread that waits
+//! for them, which then has them, and nobody else; or, into the job, a submitter that finds no free slot (so a program may
+//! keep any number of unread futures), and the supervisor, for futures that nobody waits for. So slots are bounded, and
+//! futures are not.
 //!
 //! Lock order: desk, then a job's parts, then the segment's own lock. Objects are dropped outside of the desk's lock
 //! where that is easy; it does no harm inside, as the segment never calls back.
@@ -52,6 +53,8 @@ const ROOM_AGAIN: Duration = Duration::from_millis(20);
 /// at the same time have the same guardian. Taken [`SERIALS`] at a time. Relaxed: unique is enough.
 static SERIAL: Private64 = Private64::new(1);
 const SERIALS: u64 = 1 << 10;
+/// Of a job that never reached a slot.
+const NO_SERIAL: u64 = 0;
 
 /// The record of one batch.
 #[derive(Debug)]
@@ -62,11 +65,10 @@ pub(crate) struct Job {
     count: u32,
     /// Of its results' seals.
     key: u64,
-    /// 1 when `outcome` is final. Release after it was written; Acquire before it is read without the desk.
+    /// 1 when it is over, and `outcome` final. Release after that was written; Acquire before it is read without the desk.
     resolved: Private32,
-    outcome: Mutex<Outcome>,
-    /// Where results may have pinned something; `None` if the job never reached a slot.
-    segments: Option<Arc<Segments>>,
+    /// Results that nobody has taken yet. `None` also while the job is under way.
+    outcome: Mutex<Option<Box<Outcome>>>,
 }
 
 /// The pool's own segment, and those of others that its workers have asked for: in all of these a worker may pin for us.
@@ -78,6 +80,36 @@ struct Segments {
 }
 
 impl Segments {
+    /// What a result has pinned.
+    fn unpin_chain(&self, job: &Job, item: u32, pins: Pins) {
+        let other; // dropped here: its last handle may have gone
+        let segment = match pins.segment == self.own.id() {
+            true => &self.own,
+            false => {
+                other = Segment::by_id(pins.segment);
+                // Gone here, so our pins there are a dead guardian's: who takes part clears them.
+                let Some(other) = &other else { return };
+                other
+            }
+        };
+        // An error means that this is a forked child, whose pins these are not.
+        if segment.unpin_chain(pins.chain, pin_tag(job.serial, item)) == Ok(false) {
+            self.unpin(job, item);
+        }
+    }
+
+    /// All that one item has pinned, if nothing tells where that is.
+    fn unpin(&self, job: &Job, item: u32) {
+        if job.serial == NO_SERIAL {
+            return;
+        }
+        let wanted = pin_tag(job.serial, item);
+        for segment in self.all() {
+            // An error means that this is a forked child, whose pins these are not.
+            let _ = segment.unpin(|_, tag| tag == wanted);
+        }
+    }
+
     fn lend(&self, segment: &Arc<Segment>) {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         lent.retain(|known| known.strong_count() > 0 && !ptr::eq(known.as_ptr(), Arc::as_ptr(segment)));
@@ -90,14 +122,23 @@ impl Segments {
     }
 }
 
-#[derive(Debug, Default)]
+/// What a job has come to, if its results wait for somebody to take them.
+#[derive(Debug)]
 struct Outcome {
-    /// What the argument needs, until the batch is over.
-    kept: Vec<Arc<Object>>,
     results: Results,
     time: Duration,
-    /// A worker died in it: it may have pinned a buffer without noting where.
-    buried: bool,
+    segments: Arc<Segments>,
+}
+
+/// A job that has a slot.
+#[derive(Debug)]
+struct UnderWay {
+    job: Arc<Job>,
+    /// What the argument needs.
+    #[allow(dead_code, reason = "held, and let go with the rest")]
+    kept: Vec<Arc<Object>>,
+    /// Items that died, in their order, if a worker died in it (which may have pinned a buffer without noting where).
+    dead: Option<VecDeque<(u32, TaskError)>>,
 }
 
 /// The results of a batch that were not taken yet. They are taken in the order of the items, which is that of the
@@ -118,7 +159,8 @@ pub(crate) struct Results {
 
 impl Results {
     /// The result of the next item of `job`; `Taken` behind the last one.
-    pub(crate) fn take<R: DeserializeOwned>(&mut self, job: &Job) -> Result<R, TaskError> {
+    pub(crate) fn take<R: DeserializeOwned>(&mut self, job: &Job, parent: &Parent) -> Result<R, TaskError> {
+        let segments = &*parent.segments;
         let item = self.next;
         if item >= job.count {
             return Err(TaskError::Taken);
@@ -131,11 +173,11 @@ impl Results {
         let Some((record, behind)) =
             wire::split_record(rest, job.count, job.key).filter(|(r, _)| r.item == item)
         else {
-            job.unpin(item); // what it pinned before its record failed to appear
+            segments.unpin(job, item); // what it pinned before its record failed to appear
             return Err(self.end.as_deref().cloned().unwrap_or_else(lost_result));
         };
         self.at = self.bytes.len() - behind.len();
-        let _unpin = record.is_pinned().then_some(Unpin(job, record)); // decoded handles hold by themselves
+        let _unpin = record.is_pinned().then_some(Unpin(segments, job, record)); // decoded handles hold by themselves
         match record.tag {
             Tag::Value => {
                 let (decoded, failure) = handle::decode(handle::here, || wire::decode(record.body));
@@ -147,29 +189,36 @@ impl Results {
     }
 
     /// Lets go of all that is left.
-    pub(crate) fn discard(&mut self, job: &Job) {
-        for record in wire::records(&self.bytes[self.at..], job.count, job.key).map_while(Result::ok) {
-            drop(Unpin(job, record));
-        }
+    pub(crate) fn discard(&mut self, job: &Job, parent: &Parent) {
+        self.unpin_rest(job, &parent.segments);
         *self = Self { next: job.count, ..Self::default() };
+    }
+
+    fn unpin_rest(&self, job: &Job, segments: &Segments) {
+        for record in wire::records(&self.bytes[self.at..], job.count, job.key).map_while(Result::ok) {
+            drop(Unpin(segments, job, record));
+        }
+    }
+
+    /// Gives the buffer back.
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
+        self.bytes
     }
 }
 
 impl Job {
     /// One that failed before it reached a slot.
-    pub(crate) fn failed(e: TaskError) -> Arc<Self> {
+    pub(crate) fn failed(e: TaskError, parent: &Parent) -> Arc<Self> {
+        let results = Results { end: Some(Box::new(e)), ..Results::default() };
+        let outcome = Outcome { results, time: Duration::ZERO, segments: Arc::clone(&parent.segments) };
         Arc::new(Self {
             slot: 0,
             lap: 0,
-            serial: 0,
+            serial: NO_SERIAL,
             count: 1,
             key: 0,
             resolved: Private32::new(1),
-            outcome: Mutex::new(Outcome {
-                results: Results { end: Some(Box::new(e)), ..Results::default() },
-                ..Outcome::default()
-            }),
-            segments: None,
+            outcome: Mutex::new(Some(Box::new(outcome))),
         })
     }
 
@@ -181,63 +230,28 @@ impl Job {
         self.count
     }
 
-    /// How long it ran in the worker that finished it.
-    pub(crate) fn time(&self) -> Duration {
-        self.outcome().time
-    }
-
-    fn outcome(&self) -> MutexGuard<'_, Outcome> {
+    fn outcome(&self) -> MutexGuard<'_, Option<Box<Outcome>>> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The result of the first item of a resolved job that was not taken yet; `Taken` if there is none.
-    pub(crate) fn take<R: DeserializeOwned>(&self) -> Result<R, TaskError> {
-        debug_assert!(self.is_resolved());
-        // Decoded under the lock of this one job: nobody else waits for it.
-        self.outcome().results.take(self)
-    }
-
-    /// All results of a resolved job, without its lock. Who has them discards what it does not take.
-    pub(crate) fn take_all(&self) -> Results {
-        debug_assert!(self.is_resolved());
-        std::mem::replace(&mut self.outcome().results, Results { next: self.count, ..Results::default() })
-    }
-
-    /// What a result has pinned.
-    fn unpin_chain(&self, item: u32, pins: Pins) {
-        let Some(segments) = &self.segments else { return };
-        let other; // dropped here: its last handle may have gone
-        let segment = match pins.segment == segments.own.id() {
-            true => &segments.own,
-            false => {
-                other = Segment::by_id(pins.segment);
-                // Gone here, so our pins there are a dead guardian's: who takes part clears them.
-                let Some(other) = &other else { return };
-                other
+    /// The results of a resolved job, and how long it ran in the worker that finished it. Who has them discards what it
+    /// does not take.
+    fn take_all(&self) -> (Results, Duration) {
+        match self.outcome().take() {
+            Some(outcome) => {
+                let Outcome { results, time, .. } = *outcome;
+                (results, time)
             }
-        };
-        // An error means that this is a forked child, whose pins these are not.
-        if segment.unpin_chain(pins.chain, pin_tag(self.serial, item)) == Ok(false) {
-            self.unpin(item);
-        }
-    }
-
-    /// All that one item has pinned, if nothing tells where that is.
-    fn unpin(&self, item: u32) {
-        let wanted = pin_tag(self.serial, item);
-        for segment in self.segments.iter().flat_map(|segments| segments.all()) {
-            // An error means that this is a forked child, whose pins these are not.
-            let _ = segment.unpin(|_, tag| tag == wanted);
+            None => (Results { next: self.count, ..Results::default() }, Duration::ZERO),
         }
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
-        let outcome = self.outcome.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if outcome.results.next < self.count {
-            let mut results = std::mem::take(&mut outcome.results);
-            results.discard(self);
+        let outcome = self.outcome.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(outcome) = outcome {
+            outcome.results.unpin_rest(self, &outcome.segments);
         }
     }
 }
@@ -251,7 +265,7 @@ fn lost_result() -> TaskError {
 struct Desk {
     free: Vec<usize>,
     laps: Vec<u32>,
-    jobs: Vec<Option<Arc<Job>>>,
+    jobs: Vec<Option<UnderWay>>,
     /// How often something was queued: what the ring's tail must be.
     pushes: u64,
     serials: Range<u64>,
@@ -282,18 +296,23 @@ impl Desk {
         })
     }
 
+    /// Is it under way?
+    fn has(&self, job: &Arc<Job>) -> bool {
+        self.jobs[job.slot].as_ref().is_some_and(|under_way| Arc::ptr_eq(&under_way.job, job))
+    }
+
     fn refusal(&self) -> Option<&TaskError> {
         self.end.as_ref().or(self.hopeless.as_ref())
     }
 }
 
 /// Unpins one item's handles once they are decoded, also when a user's `Deserialize` panics.
-struct Unpin<'a>(&'a Job, wire::Record<'a>);
+struct Unpin<'a>(&'a Segments, &'a Job, wire::Record<'a>);
 
 impl Drop for Unpin<'_> {
     fn drop(&mut self) {
-        for pins in self.1.pins() {
-            self.0.unpin_chain(self.1.item, pins);
+        for pins in self.2.pins() {
+            self.0.unpin_chain(self.1, self.2.item, pins);
         }
     }
 }
@@ -322,12 +341,9 @@ pub(crate) struct Parent {
 
 impl Parent {
     pub(crate) fn new(slots: usize, workers: usize, spins: u32, key: u64) -> Result<Self, PoolError> {
-        let shape = Shape { slots, workers, payload: wire::PAYLOAD };
-        if !shape.is_sound() {
-            return Err(PoolError::Create(crate::error::CreateError::Invalid(
-                "more than 1023 workers".into(),
-            )));
-        }
+        let shape = Shape::new(slots, workers, wire::PAYLOAD).ok_or_else(|| {
+            PoolError::Create(crate::error::CreateError::Invalid("more than 1023 workers".into()))
+        })?;
         let segment = Segment::default_segment()?;
         let max = segment.places();
         if workers >= max as usize {
@@ -349,7 +365,7 @@ impl Parent {
             desk: Mutex::new(Desk {
                 free: (0..slots).rev().collect(), // low slots first: their memory is warm
                 laps: vec![0; slots],
-                jobs: vec![None; slots],
+                jobs: (0..slots).map(|_| None).collect(),
                 pushes: 0,
                 serials: 0..0,
                 end: None,
@@ -383,10 +399,10 @@ impl Parent {
         self.spins
     }
     pub(crate) fn workers(&self) -> usize {
-        self.shape.workers
+        self.shape.workers()
     }
     pub(crate) fn slots(&self) -> usize {
-        self.shape.slots
+        self.shape.slots()
     }
 
     /// Not in a forked child.
@@ -453,11 +469,10 @@ impl Parent {
                         count,
                         key: wire::result_key(self.key, serial),
                         resolved: Private32::new(0),
-                        outcome: Mutex::new(Outcome { kept, ..Outcome::default() }),
-                        segments: Some(Arc::clone(&self.segments)),
+                        outcome: Mutex::new(None),
                     });
                     desk.laps[slot] = lap;
-                    desk.jobs[slot] = Some(Arc::clone(&job));
+                    desk.jobs[slot] = Some(UnderWay { job: Arc::clone(&job), kept, dead: None });
                     drop(desk);
                     ring.ring_one();
                     return Ok(job);
@@ -465,7 +480,7 @@ impl Parent {
                 desk.free.push(slot);
             }
             drop(desk);
-            ring.wait_for_room(ROOM_AGAIN, || (0..self.shape.slots).any(|slot| ring.state(slot).is_done()));
+            ring.wait_for_room(ROOM_AGAIN, || (0..self.shape.slots()).any(|slot| ring.state(slot).is_done()));
             desk = self.desk();
         }
     }
@@ -481,7 +496,7 @@ impl Parent {
 
     fn collect_done(&self, desk: &mut Desk) {
         let ring = self.ring();
-        for slot in 0..self.shape.slots {
+        for slot in 0..self.shape.slots() {
             if desk.jobs[slot].is_some() && ring.state(slot).is_done() {
                 self.collect(desk, slot);
             }
@@ -490,33 +505,50 @@ impl Parent {
 
     /// Moves the results of a DONE slot into its job, and frees the slot.
     fn collect(&self, desk: &mut Desk, slot: usize) {
-        let Some(job) = desk.jobs[slot].take() else { return };
-        let ring = self.ring();
-        let kept = {
-            let mut outcome = job.outcome();
-            self.read_results(&ring, &job, &mut outcome);
-            match desk.refusal() {
-                Some(e) => outcome.results.end = Some(Box::new(e.clone())),
-                None => {
-                    if let Some(worked) = desk.worked.get_mut(ring.state(slot).worker()) {
-                        *worked = true;
-                    }
-                }
-            }
-            std::mem::take(&mut outcome.kept)
-        };
-        job.resolved.store(1, Release);
-        ring.free(slot, job.lap);
-        desk.free.push(slot);
-        drop(kept);
+        let Some(under_way) = desk.jobs[slot].take() else { return };
+        let (results, time) = self.take_out(desk, &under_way.job, under_way.dead, Vec::new());
+        let job = under_way.job;
+        let outcome = Outcome { results, time, segments: Arc::clone(&self.segments) };
+        *job.outcome() = Some(Box::new(outcome));
+        job.resolved.store(1, Release); // still behind the lock, to which who finds the slot free comes first
     }
 
-    /// Copies the records out, then looks at them: nothing that a worker wrote is trusted.
-    fn read_results(&self, ring: &Ring<'_>, job: &Job, outcome: &mut Outcome) {
-        let Some(task) = Task::of(ring, job.slot) else { return };
+    /// Moves the results of a DONE slot out, and frees the slot.
+    fn take_out(
+        &self,
+        desk: &mut Desk,
+        job: &Job,
+        dead: Option<VecDeque<(u32, TaskError)>>,
+        buffer: Vec<u8>,
+    ) -> (Results, Duration) {
+        let ring = self.ring();
+        let (bytes, time) = self.read_results(&ring, job, dead.is_some(), buffer);
+        let mut results = Results { bytes, dead: dead.unwrap_or_default(), ..Results::default() };
+        match desk.refusal() {
+            Some(e) => results.end = Some(Box::new(e.clone())),
+            None => {
+                if let Some(worked) = desk.worked.get_mut(ring.state(job.slot).worker()) {
+                    *worked = true;
+                }
+            }
+        }
+        ring.free(job.slot, job.lap);
+        desk.free.push(job.slot);
+        (results, time)
+    }
+
+    /// Copies the records out, then looks at them: nothing that a worker wrote is trusted. And how long it took.
+    fn read_results(
+        &self,
+        ring: &Ring<'_>,
+        job: &Job,
+        mut buried: bool,
+        mut bytes: Vec<u8>,
+    ) -> (Vec<u8>, Duration) {
+        bytes.clear();
+        let Some(task) = Task::of(ring, job.slot) else { return (bytes, Duration::ZERO) };
         let progress = ring.progress(job.slot, job.lap);
-        outcome.time = Duration::from_nanos(task.get(Field::Nanos));
-        let mut bytes = Vec::new();
+        let time = Duration::from_nanos(task.get(Field::Nanos));
         let mut copy = |words: &[crate::atomic::Word64]| {
             if progress.bytes.div_ceil(8) <= words.len() as u64 {
                 bytes.resize(progress.bytes as usize, 0);
@@ -531,27 +563,73 @@ impl Parent {
             copy(buffer.w64());
         }
         if progress.items < job.count {
-            job.unpin(progress.items); // the pool ended in the middle of this item
-            outcome.buried = true;
+            self.segments.unpin(job, progress.items); // the pool ended in the middle of this item
+            buried = true;
         }
-        if outcome.buried {
-            job.unpin(BUFFERS);
+        if buried {
+            self.segments.unpin(job, BUFFERS);
         } else if [1, 2].iter().any(|&area| task.result_place(area) != Some(NOWHERE)) {
             let chain = PinChain(task.get(Field::BufferPins) as u32);
-            job.unpin_chain(BUFFERS, Pins { segment: self.segment().id(), chain });
+            self.segments.unpin_chain(job, BUFFERS, Pins { segment: self.segment().id(), chain });
         }
-        outcome.results.bytes = bytes;
+        (bytes, time)
     }
 
     /// Waits until `job` is resolved, or the deadline. `false`: not yet.
     pub(crate) fn wait(&self, job: &Arc<Job>, deadline: Option<Instant>) -> bool {
-        let ring = self.ring();
         loop {
             if job.is_resolved() {
                 return true;
             }
+            match self.wait_once(job, deadline) {
+                Waited::NotYet => return false,
+                Waited::Done | Waited::Over => {
+                    let mut desk = self.desk();
+                    if desk.has(job) {
+                        self.collect(&mut desk, job.slot);
+                    }
+                }
+            }
+        }
+    }
+
+    /// As [`Self::wait`]; then gives what was not taken yet, and how long it ran in the worker that finished it. `None`: not
+    /// yet. `buffer` is for the results.
+    pub(crate) fn results(
+        &self,
+        job: &Arc<Job>,
+        deadline: Option<Instant>,
+        buffer: Vec<u8>,
+    ) -> Option<(Results, Duration)> {
+        loop {
+            if job.is_resolved() {
+                return Some(job.take_all());
+            }
+            match self.wait_once(job, deadline) {
+                Waited::NotYet => return None,
+                Waited::Done | Waited::Over => {
+                    let mut desk = self.desk();
+                    if desk.has(job)
+                        && let Some(under_way) = desk.jobs[job.slot].take()
+                    {
+                        // Ours now, and not put into the job, where others would look for them behind its lock.
+                        let taken = self.take_out(&mut desk, job, under_way.dead, buffer);
+                        job.resolved.store(1, Release);
+                        drop(desk);
+                        return Some(taken); // and then lets go of what the argument needed
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the slot of `job` is DONE, or gone on: whoever freed it resolves the job behind the lock. (Or the word
+    /// was overwritten, and the job ends here.) `NotYet`: by the deadline, or this is a forked child, see `TaskFuture`.
+    fn wait_once(&self, job: &Job, deadline: Option<Instant>) -> Waited {
+        let ring = self.ring();
+        loop {
             if !self.is_ours() {
-                return false; // a forked child: see `TaskFuture`
+                return Waited::NotYet;
             }
             let left =
                 deadline.map_or(LOOK_AGAIN, |d| d.saturating_duration_since(Instant::now()).min(LOOK_AGAIN));
@@ -571,17 +649,8 @@ impl Parent {
             if waited == Waited::NotYet {
                 waited = ring.wait(job.slot, job.lap, 0, left);
             }
-            match waited {
-                // `Over`: whoever freed the slot resolved the job before. Otherwise the word was overwritten, and the
-                // job ends here.
-                Waited::Done | Waited::Over => {
-                    let mut desk = self.desk();
-                    if desk.jobs[job.slot].as_ref().is_some_and(|now| Arc::ptr_eq(now, job)) {
-                        self.collect(&mut desk, job.slot);
-                    }
-                }
-                Waited::NotYet if left.is_zero() => return false,
-                Waited::NotYet => {}
+            if waited != Waited::NotYet || left.is_zero() {
+                return waited;
             }
         }
     }
@@ -615,7 +684,7 @@ impl Parent {
             let next = {
                 let mut desk = self.desk();
                 self.collect_done(&mut desk);
-                desk.jobs.iter().flatten().next().cloned()
+                desk.jobs.iter().flatten().next().map(|under_way| Arc::clone(&under_way.job))
             };
             match next {
                 Some(job) => self.wait(&job, None),
@@ -632,21 +701,22 @@ impl Parent {
         let ring = self.ring();
         let mut desk = self.desk();
         let is_waiting = |slot: usize| desk.jobs[slot].is_some() && ring.state(slot).is_ready();
-        let waiting = (0..self.shape.slots).any(is_waiting);
+        let waiting = (0..self.shape.slots()).any(is_waiting);
         let slots: Vec<usize> = ring.running_in(worker).collect();
         let ran = !slots.is_empty();
         for slot in slots {
-            let Some(job) = desk.jobs[slot].clone() else { continue };
+            let Some(under_way) = &mut desk.jobs[slot] else { continue };
+            let job = Arc::clone(&under_way.job);
+            let dead = under_way.dead.get_or_insert_default();
             let mut progress = ring.progress(slot, job.lap);
             let task = Task::of(&ring, slot);
-            job.outcome().buried = true;
             if progress.items < job.count {
                 let words = task.map(|task| task.last_words()).unwrap_or_default();
                 if let Some(task) = task {
                     task.set(Field::LastWordsBytes, 0); // they were this death's, not the next one's
                 }
-                job.outcome().results.dead.push_back((progress.items, death(words)));
-                job.unpin(progress.items); // handles of a result that was not committed
+                dead.push_back((progress.items, death(words)));
+                self.segments.unpin(&job, progress.items); // handles of a result that was not committed
                 progress.items += 1;
                 ring.commit(slot, job.lap, progress);
                 if progress.items < job.count {
@@ -656,7 +726,7 @@ impl Parent {
                     }
                     // No room in the ring, which its size rules out: the rest shares the fate.
                     let rest = (progress.items..job.count).map(|item| (item, death(String::new())));
-                    job.outcome().results.dead.extend(rest);
+                    dead.extend(rest);
                 }
             }
             if let Some(task) = task {
@@ -677,7 +747,7 @@ impl Parent {
         let ring = self.ring();
         let mut desk = self.desk();
         desk.hopeless = e.cloned();
-        for slot in 0..if e.is_some() { self.shape.slots } else { 0 } {
+        for slot in 0..if e.is_some() { self.shape.slots() } else { 0 } {
             // Not what a worker has claimed, which comes right now.
             if desk.jobs[slot].is_some() && ring.retract(slot) {
                 self.collect(&mut desk, slot);
@@ -691,7 +761,7 @@ impl Parent {
         let ring = self.ring();
         let mut desk = self.desk();
         desk.end = Some(e.clone());
-        for slot in 0..self.shape.slots {
+        for slot in 0..self.shape.slots() {
             if desk.jobs[slot].is_some() {
                 ring.retract(slot);
                 self.collect(&mut desk, slot);
@@ -716,7 +786,7 @@ impl Parent {
     pub(crate) fn is_damaged(&self, is_there: impl Fn(usize) -> bool) -> bool {
         let told = self.object.w64()[CLOSED_AT].load(Acquire) != 0;
         let desk = self.desk();
-        let lap = |slot: usize| desk.jobs[slot].as_ref().map(|job| job.lap);
+        let lap = |slot: usize| desk.jobs[slot].as_ref().map(|under_way| under_way.job.lap);
         told && !self.is_closed() || !self.ring().is_sound(desk.pushes, lap, is_there)
     }
 

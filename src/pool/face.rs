@@ -168,7 +168,7 @@ impl Pool {
         if bytes.capacity() <= KEEP_BYTES {
             ARGUMENT.set(bytes);
         }
-        TaskFuture::new(self.parent(), job.unwrap_or_else(Job::failed))
+        TaskFuture::new(self.parent(), job.unwrap_or_else(|e| Job::failed(e, self.parent())))
     }
 
     /// Results of `f` for each item, in their order. The first tasks start now, the rest as results are taken.

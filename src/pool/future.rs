@@ -15,6 +15,7 @@ use crate::{
     segment::{Object, handle},
 };
 use std::{
+    cell::Cell,
     collections::VecDeque,
     fmt,
     iter::Fuse,
@@ -22,6 +23,13 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+thread_local! {
+    /// The bytes of a result on their way out of a slot.
+    static RESULT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+/// A buffer that is larger is not kept.
+const KEEP_BYTES: usize = 1 << 16;
 
 /// The result of a task, some day.
 ///
@@ -56,7 +64,7 @@ impl<R: Wire> TaskFuture<R> {
     /// What became of the task, if it has no result: see [`TaskError`]. `Closed` in a forked child, to which the pool
     /// does not belong.
     pub fn result(self) -> Result<R, TaskError> {
-        if self.parent.wait(&self.job, None) { self.job.take() } else { Err(TaskError::Closed) }
+        self.take(None).unwrap_or(Err(TaskError::Closed))
     }
 
     /// Waits for it, for at most `timeout`.
@@ -66,11 +74,21 @@ impl<R: Wire> TaskFuture<R> {
     /// the result was given out. All else as [`TaskFuture::result`].
     pub fn result_timeout(&mut self, timeout: Duration) -> Result<R, TaskError> {
         let deadline = Instant::now().checked_add(timeout); // one that no clock can show is none
-        match self.parent.wait(&self.job, deadline) {
-            true => self.job.take(),
-            false if self.parent.is_ours() => Err(TaskError::Timeout),
-            false => Err(TaskError::Closed),
+        self.take(deadline).unwrap_or_else(|| {
+            Err(if self.parent.is_ours() { TaskError::Timeout } else { TaskError::Closed })
+        })
+    }
+
+    /// `None`: not yet.
+    fn take(&self, deadline: Option<Instant>) -> Option<Result<R, TaskError>> {
+        // Taken while it is used: decoding a result may run a user's code, which may wait for another.
+        let (mut results, _) = self.parent.results(&self.job, deadline, RESULT.take())?;
+        let result = results.take(&self.job, &self.parent);
+        let bytes = results.into_buffer();
+        if bytes.capacity() <= KEEP_BYTES {
+            RESULT.set(bytes);
         }
+        Some(result)
     }
 }
 
@@ -146,17 +164,25 @@ where
     fn open_next(&mut self) -> Option<()> {
         self.fill();
         let job = self.window.front()?;
-        if !self.pool.parent().wait(job, None) {
-            // A forked child: the items that were under way are the parent's, and each is told so here.
-            let lost: u32 = self.window.iter().map(|job| job.count()).sum();
-            self.window = (0..lost).map(|_| Job::failed(TaskError::Closed)).collect();
-        }
+        let (results, time) = match self.pool.parent().results(job, None, Vec::new()) {
+            Some(found) => found,
+            None => {
+                // A forked child: the items that were under way are the parent's, and each is told so here.
+                let lost: u32 = self.window.iter().map(|job| job.count()).sum();
+                self.window = (0..lost).map(|_| self.failed(TaskError::Closed)).collect();
+                self.pool.parent().results(self.window.front()?, None, Vec::new())?
+            }
+        };
         let job = self.window.pop_front()?;
-        self.adapt(job.count() as usize, job.time());
-        self.fill(); // the workers go on while its results are looked at
-        let (results, left) = (job.take_all(), job.count());
+        let left = job.count();
+        self.adapt(left as usize, time);
         self.open = Some((job, results, left));
+        self.fill(); // the workers go on while its results are looked at
         Some(())
+    }
+
+    fn failed(&self, e: TaskError) -> Arc<Job> {
+        Job::failed(e, self.pool.parent())
     }
 
     /// Submits batches until enough are under way.
@@ -195,11 +221,14 @@ where
             };
             match job {
                 Ok(job) => self.window.push_back(job),
-                Err(e) => self.window.extend((0..count).map(|_| Job::failed(e.clone()))),
+                Err(e) => {
+                    let failed: Vec<_> = (0..count).map(|_| self.failed(e.clone())).collect();
+                    self.window.extend(failed);
+                }
             }
         }
         let any = count > 0 || error.is_some();
-        self.window.extend(error.map(Job::failed));
+        self.window.extend(error.map(|e| Job::failed(e, self.pool.parent())));
         any
     }
 
@@ -247,7 +276,7 @@ where
                 && *left > 0
             {
                 *left -= 1;
-                return Some(results.take(job));
+                return Some(results.take(job, self.pool.parent()));
             }
             self.open_next()?;
         }
@@ -290,7 +319,7 @@ impl<I: Iterator, R> Map<I, R> {
 impl<I: Iterator, R> Drop for Map<I, R> {
     fn drop(&mut self) {
         if let Some((job, results, _)) = &mut self.open {
-            results.discard(job);
+            results.discard(job, self.pool.parent());
         }
         if self.window.iter().any(|job| !job.is_resolved()) {
             self.pool.parent().detach();

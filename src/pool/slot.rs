@@ -265,13 +265,17 @@ pub(crate) fn spins_after(misses: u32, most: u32) -> u32 {
     if misses.is_multiple_of(8) { most } else { most >> misses.min(4) }
 }
 
-/// Where things lie. The same for all who take part; see [`Ring::new`] for the check.
+/// Where things lie. The same for all who take part. Reckoned once, as each step of a task asks for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Shape {
-    pub(crate) slots: usize,
-    pub(crate) workers: usize,
+    slots: usize,
+    workers: usize,
     /// 64-bit words of each slot's task; the first is its progress.
-    pub(crate) payload: usize,
+    payload: usize,
+    /// Places for entries: a power of two.
+    entries: usize,
+    entries_at: usize,
+    payloads_at: usize,
 }
 
 // Words that different processes write lie on cache lines of their own (the model has no cache).
@@ -288,15 +292,27 @@ impl Shape {
     /// 64-bit words before the ring that belong to the caller (`wire.rs`).
     pub(crate) const HEADER: usize = if cfg!(loom) { 0 } else { 16 };
 
-    pub(crate) fn is_sound(&self) -> bool {
-        (1..=MAX_SLOTS).contains(&self.slots)
-            && (1..=MAX_WORKERS as usize).contains(&self.workers)
-            && (1..1 << 16).contains(&self.payload)
+    /// `None` if there cannot be such a ring.
+    pub(crate) fn new(slots: usize, workers: usize, payload: usize) -> Option<Self> {
+        let is_sound = (1..=MAX_SLOTS).contains(&slots)
+            && (1..=MAX_WORKERS as usize).contains(&workers)
+            && (1..1 << 16).contains(&payload);
+        if !is_sound {
+            return None;
+        }
+        let mut shape = Self { slots, workers, payload, entries: 0, entries_at: 0, payloads_at: 0 };
+        // More entries than slots, so that entries which only wait to be passed never stop a push: between two looks of
+        // the workers each slot is pushed at most once, and each worker may leave one passed entry behind.
+        shape.entries = (2 * slots + workers).next_power_of_two();
+        shape.entries_at = shape.sleepers_at() + shape.sleeper_words().next_multiple_of(LINE64);
+        shape.payloads_at = shape.entries_at + shape.entries;
+        Some(shape)
     }
-    // More entries than slots, so that entries which only wait to be passed never stop a push: between two looks of the
-    // workers each slot is pushed at most once, and each worker may leave one passed entry behind.
-    fn entries(&self) -> usize {
-        (2 * self.slots + self.workers).next_power_of_two()
+    pub(crate) fn slots(&self) -> usize {
+        self.slots
+    }
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
     }
     fn sleeper_words(&self) -> usize {
         self.workers.div_ceil(64)
@@ -310,12 +326,9 @@ impl Shape {
     fn sleepers_at(&self) -> usize {
         self.tail_at() + LINE64.max(2)
     }
-    fn entries_at(&self) -> usize {
-        self.sleepers_at() + self.sleeper_words().next_multiple_of(LINE64)
-    }
     /// Where the task of `slot` begins among the 64-bit words.
     pub(crate) fn payload_at(&self, slot: usize) -> usize {
-        self.entries_at() + self.entries() + slot * self.payload
+        self.payloads_at + slot * self.payload
     }
     pub(crate) fn words32(&self) -> usize {
         LINE32 * (1 + self.workers + self.slots)
@@ -365,11 +378,7 @@ pub(crate) struct Ring<'a> {
 impl<'a> Ring<'a> {
     /// `None` if there are not as many words as the shape needs.
     pub(crate) fn new(w32: &'a [Word32], w64: &'a [Word64], shape: Shape) -> Option<Self> {
-        (shape.is_sound() && w32.len() >= shape.words32() && w64.len() >= shape.words64()).then_some(Self {
-            w32,
-            w64,
-            shape,
-        })
+        (w32.len() >= shape.words32() && w64.len() >= shape.words64()).then_some(Self { w32, w64, shape })
     }
 
     fn room(&self) -> &'a Word32 {
@@ -395,7 +404,7 @@ impl<'a> Ring<'a> {
         (&self.w64[self.shape.sleepers_at() + worker / 64], 1 << (worker % 64))
     }
     fn entry(&self, position: u64) -> &'a Word64 {
-        &self.w64[self.shape.entries_at() + (position as usize & (self.shape.entries() - 1))]
+        &self.w64[self.shape.entries_at + (position as usize & (self.shape.entries - 1))]
     }
     fn progress_word(&self, slot: usize) -> &'a Word64 {
         &self.w64[self.shape.payload_at(slot)]
@@ -458,7 +467,7 @@ impl<'a> Ring<'a> {
     /// The next position, if there is room.
     fn place(&self) -> Option<u64> {
         let tail = self.tail().load(Relaxed); // only the parent writes it, and the head that it has seen
-        let full = |head: u64| tail.wrapping_sub(head) >= self.shape.entries() as u64;
+        let full = |head: u64| tail.wrapping_sub(head) >= self.shape.entries as u64;
         if full(self.head_seen().load(Relaxed)) {
             self.pass_claimed(tail);
             let head = self.head().load(Relaxed);
@@ -478,7 +487,7 @@ impl<'a> Ring<'a> {
 
     /// Advances head past what is claimed already.
     fn pass_claimed(&self, tail: u64) {
-        for _ in 0..self.shape.entries() {
+        for _ in 0..self.shape.entries {
             let head = self.head().load(Relaxed);
             let entry = Entry(self.entry(head).load(Relaxed)); // our own
             let slot = entry.slot();
@@ -580,7 +589,7 @@ impl<'a> Ring<'a> {
     ) -> bool {
         let head = self.head().load(Acquire); // before the states: what is READY after it has an entry behind it
         let tail = self.tail().load(Relaxed); // our own
-        if tail != pushes || head > tail || tail - head > self.shape.entries() as u64 {
+        if tail != pushes || head > tail || tail - head > self.shape.entries as u64 {
             return false;
         }
         let mut queued = vec![false; self.shape.slots];

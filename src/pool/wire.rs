@@ -402,7 +402,11 @@ pub(crate) fn push_record<E: From<TooLong>>(
 ) -> Result<(), E> {
     let start = out.len();
     let head = head_bytes(tag);
-    out.extend_from_slice(&[0; 16][..head]);
+    // Of a length that is known here: the call of a general copy costs more than these bytes.
+    match tag {
+        Tag::Argument => out.extend_from_slice(&[0; 8]),
+        Tag::Value | Tag::Error => out.extend_from_slice(&[0; 16]),
+    }
     // The result is looked at where it is: errors are large, and to move one that is not there costs more than the rest.
     match write(out) {
         Ok(()) => {}
@@ -418,7 +422,9 @@ pub(crate) fn push_record<E: From<TooLong>>(
     }
     let head = body as u64 | u64::from(item) << 32 | (tag as u64) << 52;
     out[start..start + 8].copy_from_slice(&head.to_le_bytes());
-    out.resize(out.len().next_multiple_of(8), 0);
+    while !out.len().is_multiple_of(8) {
+        out.push(0);
+    }
     Ok(())
 }
 
@@ -509,8 +515,8 @@ pub(crate) struct Welcome {
 }
 
 impl Welcome {
-    pub(crate) fn shape(&self) -> Shape {
-        Shape { slots: self.slots as usize, workers: self.workers as usize, payload: PAYLOAD }
+    pub(crate) fn shape(&self) -> Option<Shape> {
+        Shape::new(self.slots as usize, self.workers as usize, PAYLOAD)
     }
 }
 

@@ -186,9 +186,9 @@ fn attach(channel: OwnedFd, marker: &Marker) -> Result<Worker, (OwnedFd, Refusal
     };
     match enter(&channel) {
         Ok(part) => {
-            let Part { segment, object, welcome, me, guardian } = part;
+            let Part { segment, object, welcome, shape, me, guardian } = part;
             Ok(Worker {
-                shape: welcome.shape(),
+                shape,
                 index: welcome.index,
                 key: welcome.key,
                 spins: welcome.spins,
@@ -211,6 +211,7 @@ struct Part {
     segment: Arc<Segment>,
     object: Arc<Object>,
     welcome: Welcome,
+    shape: Shape,
     me: Owner,
     guardian: Owner,
 }
@@ -233,14 +234,14 @@ fn enter(channel: &OwnedFd) -> Result<Part, Refusal> {
         HandleError::Create(e) => e.into(),
         _ => PoolError::from(PoolFault::Damaged),
     })?;
-    let shape = welcome.shape();
+    let shape = welcome.shape().ok_or(PoolFault::Damaged)?;
     let sound = Ring::new(object.w32(), object.w64(), shape).is_some()
         && welcome.index < welcome.workers
         && object.w64()[MAGIC_AT].load(Acquire) == MAGIC;
     let guardian = Owner::from_bits(welcome.parent).filter(|_| sound);
     let guardian = guardian.ok_or(PoolFault::Damaged)?;
     let me = segment.me()?;
-    Ok(Part { segment, object, welcome, me, guardian })
+    Ok(Part { segment, object, welcome, shape, me, guardian })
 }
 
 /// Leaves with the parent, also in the middle of a task; hears its answers; and drops guests that have gone at home.

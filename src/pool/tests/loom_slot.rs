@@ -43,7 +43,7 @@ struct World {
 
 impl World {
     fn new(slots: usize, workers: usize, tasks: usize) -> Self {
-        let shape = Shape { slots, workers, payload: 2 };
+        let shape = Shape::new(slots, workers, 2).unwrap();
         Self {
             w32: (0..shape.words32()).map(|_| Word32::new(0)).collect(),
             w64: (0..shape.words64()).map(|_| Word64::new(0)).collect(),
