@@ -62,35 +62,41 @@ thread_local! {
     static FAILURE: RefCell<Option<HandleError>> = const { RefCell::new(None) };
 }
 
+#[inline]
 fn take_kept() -> Vec<Arc<Object>> {
     if HAS_KEPT.replace(false) { KEPT.take() } else { Vec::new() }
 }
 
 /// Puts the previous scope back, also when serde's or a user's code panics.
-struct Restore {
-    scope: Scope,
-    kept: Vec<Arc<Object>>,
-}
+struct Restore(Scope);
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        SCOPE.set(self.scope);
-        drop(take_kept()); // what a panic left
-        if !self.kept.is_empty() {
-            KEPT.set(std::mem::take(&mut self.kept));
-            HAS_KEPT.set(true);
-        }
+        SCOPE.set(self.0);
     }
 }
 
-fn within<R>(scope: Scope, f: impl FnOnce() -> R) -> (R, Vec<Arc<Object>>, Option<HandleError>) {
+#[inline]
+fn within<R>(scope: Scope, f: impl FnOnce() -> R) -> (R, Option<HandleError>) {
     HAS_FAILED.set(false);
-    let outer = Restore { scope: SCOPE.replace(scope), kept: take_kept() };
+    let outer = Restore(SCOPE.replace(scope));
     let result = f();
-    let kept = take_kept();
     drop(outer);
     let failure = if HAS_FAILED.replace(false) { FAILURE.take() } else { None };
-    (result, kept, failure)
+    (result, failure)
+}
+
+/// What an argument keeps around which another one is encoded.
+struct Outer(Vec<Arc<Object>>);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        drop(take_kept()); // what a panic left
+        if !self.0.is_empty() {
+            KEPT.set(std::mem::take(&mut self.0));
+            HAS_KEPT.set(true);
+        }
+    }
 }
 
 fn failed(e: &HandleError) {
@@ -100,7 +106,11 @@ fn failed(e: &HandleError) {
 
 /// Runs `f`, which serialises a task's argument; gives the objects that the submitter must keep.
 pub(crate) fn encode_argument<R>(f: impl FnOnce() -> R) -> (R, Vec<Arc<Object>>, Option<HandleError>) {
-    within(Scope::Argument, f)
+    let outer = Outer(take_kept());
+    let (result, failure) = within(Scope::Argument, f);
+    let kept = take_kept();
+    drop(outer);
+    (result, kept, failure)
 }
 
 /// Runs `f`, which serialises a task's result; each handle in it is pinned for the guardian under `tag`, also if `f` fails
@@ -110,8 +120,7 @@ pub(crate) fn encode_result<R>(
     tag: u64,
     f: impl FnOnce() -> R,
 ) -> (R, Option<HandleError>) {
-    let (result, _, failure) = within(Scope::Result { guardian, tag }, f);
-    (result, failure)
+    within(Scope::Result { guardian, tag }, f)
 }
 
 /// What [`encode_result`] has pinned in this thread since this was asked last.
@@ -121,8 +130,7 @@ pub(crate) fn take_pinned() -> Vec<Pins> {
 
 /// Runs `f`, which deserialises an argument or a result.
 pub(crate) fn decode<R>(find: Find, f: impl FnOnce() -> R) -> (R, Option<HandleError>) {
-    let (result, _, failure) = within(Scope::Decode(find), f);
-    (result, failure)
+    within(Scope::Decode(find), f)
 }
 
 /// Pins the object, and notes that in the chain of its segment.
