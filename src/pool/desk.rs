@@ -565,6 +565,7 @@ impl Parent {
         if progress.items < job.count {
             self.segments.unpin(job, progress.items); // the pool ended in the middle of this item
             buried = true;
+            ring.commit(job.slot, job.lap, progress); // a lap has a commit, if only this one: see `Progress`
         }
         if buried {
             self.segments.unpin(job, BUFFERS);

@@ -182,7 +182,8 @@ impl State {
 /// | 41..61 | items |
 /// | 61..64 | lap of the slot, modulo 8: a word of another lap means that this one has committed nothing |
 ///
-/// Three bits are enough, as no lap ends without a commit: the word is of this lap or of the one before.
+/// Three bits are enough, as no lap ends without a commit (the parent makes one for a task that was taken back): the word is
+/// of this lap or of the one before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Progress {
     /// Items that are over; the next one runs.

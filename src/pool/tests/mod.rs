@@ -103,6 +103,40 @@ fn map_takes_items_as_results_are_taken() {
     });
 }
 
+fn until_told((begun, told): (SharedAtomic<u64>, SharedAtomic<u64>)) {
+    begun.store(1);
+    while told.load() == 0 {
+        std::thread::yield_now();
+    }
+}
+
+/// A slot whose tasks were taken back so often that its lap comes round looks as if the last one that ran were the next.
+#[test]
+fn a_slot_is_taken_back_for_a_whole_round_of_laps() {
+    within_a_minute(|| {
+        let pool = Pool::new(1).unwrap();
+        let both = [pool.submit(double, 1), pool.submit(double, 2)];
+        for (future, expected) in both.into_iter().zip([2, 4]) {
+            assert_eq!(future.result(), Ok(expected)); // the first slot is free first, so it is used last
+        }
+        let (begun, told) = (SharedAtomic::new(0u64).unwrap(), SharedAtomic::new(0u64).unwrap());
+        let busy = pool.submit(until_told, (begun.clone(), told.clone()));
+        while begun.load() == 0 {
+            std::thread::yield_now();
+        }
+        let parent = pool.parent();
+        for _ in 0..7 {
+            let waits = pool.submit(double, 3);
+            parent.set_hopeless(Some(&TaskError::Closed));
+            assert_eq!(waits.result(), Err(TaskError::Closed));
+            parent.set_hopeless(None);
+        }
+        let runs = pool.submit(double, 4);
+        told.store(1);
+        assert_eq!((busy.result(), runs.result()), (Ok(()), Ok(8)));
+    });
+}
+
 #[test]
 fn large_arguments_and_results() {
     within_a_minute(|| {
