@@ -67,6 +67,9 @@ pub enum LockError<G = Infallible> {
     /// This process was forked, and its parent dropped the object before it was used here.
     #[error("the object was dropped by the process that forked this one")]
     Gone,
+    /// The key of a map has no bytes, so it has no lock.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
     /// The kernel refused.
     #[error(transparent)]
     Os(#[from] OsError),
@@ -142,6 +145,7 @@ impl<G> LockError<G> {
             LockError::DescriptorsLost => LockError::DescriptorsLost,
             LockError::TooManyProcesses { max } => LockError::TooManyProcesses { max },
             LockError::Gone => LockError::Gone,
+            LockError::Encode(e) => LockError::Encode(e),
             LockError::Os(e) => LockError::Os(e),
         }
     }
@@ -170,6 +174,7 @@ impl<G> fmt::Debug for LockError<G> {
                 f.debug_struct("TooManyProcesses").field("max", max).finish()
             }
             LockError::Gone => f.write_str("Gone"),
+            LockError::Encode(e) => f.debug_tuple("Encode").field(e).finish(),
             LockError::Os(e) => f.debug_tuple("Os").field(e).finish(),
         }
     }
@@ -862,6 +867,7 @@ impl<G> From<LockError<G>> for MapError {
         match e {
             LockError::ReadOnly => MapError::ReadOnly,
             LockError::Damaged => MapError::Damaged,
+            LockError::Encode(e) => MapError::Encode(e),
             other => MapError::Lock(other.release()),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Traits only, and sealed: shared words are changed by whoever holds them. Pure, nothing to kill.
 
+use crate::codec::Codec;
 use std::fmt::Debug;
 
 pub(crate) mod sealed {
@@ -23,8 +24,8 @@ pub(crate) mod sealed {
 
 /// Types with an atomic form: integers of 8 to 64 bits, `bool`, `f32`, `f64`. Sealed.
 pub trait Atomic: sealed::Bits64 + PartialEq + Debug + Send + Sync + 'static {}
-/// Those that add: integers, which wrap around, and floats.
-pub trait Number: Atomic + sealed::Arithmetic {}
+/// Those that add: integers, which wrap around, and floats. In a container each stands for itself.
+pub trait Number: Atomic + sealed::Arithmetic + for<'a> Codec<Owned = Self, Ref<'a> = Self> {}
 /// Those with bits to set and clear: integers and `bool`.
 pub trait Bits: Atomic {}
 

@@ -26,6 +26,7 @@ fn main() {
         ("what_stays_is_seen_once_while_others_write", what_stays_is_seen_once_while_others_write),
         ("a_stopped_writer_holds_up_no_reader", a_stopped_writer_holds_up_no_reader),
         ("a_dead_section_is_told_to_the_next", a_dead_section_is_told_to_the_next),
+        ("a_section_stays_with_its_process", a_section_stays_with_its_process),
         ("a_stopped_section_holds_up_nobody_else", a_stopped_section_holds_up_nobody_else),
         ("a_map_outlives_its_maker", a_map_outlives_its_maker),
         ("a_full_map_is_full_for_all", a_full_map_is_full_for_all),
@@ -555,6 +556,23 @@ fn a_dead_section_is_told_to_the_next() {
     drop(map.get_lock(1).unwrap());
     drop(map.lock_many([1, 2]).or_else(|e| e.repair(|_| ())).unwrap());
     drop(map.lock_many([1, 2]).unwrap());
+}
+
+/// A forked child has a copy of its parent's guard, and not its keys.
+fn a_section_stays_with_its_process() {
+    let map = SharedMap::<u64, u64>::new().unwrap();
+    let mut guard = Some(map.lock_many([1, 2]).unwrap());
+    let by_parent = LockError::Timeout { owner: Some(std::process::id()) };
+    let refused = || map.try_lock_many([2, 1]).map(drop).map_err(LockError::release);
+    fork(|| {
+        assert_eq!(refused(), Err(by_parent.clone()));
+        drop(guard.take().unwrap());
+        assert_eq!(refused(), Err(by_parent.clone()), "what it dropped was nothing");
+    })
+    .succeeds("a child");
+    assert_eq!(refused(), Err(LockError::Deadlock), "still ours");
+    drop(guard);
+    fork(|| drop(map.try_lock_many([1, 2]).unwrap())).succeeds("another child");
 }
 
 fn a_stopped_section_holds_up_nobody_else() {

@@ -5,7 +5,7 @@ mod watchdog;
 
 use allmend::{
     Codec, CreateError, EncodeError, Error, HandleError, Key, KeyGuard, LockError, LockResult, MapError,
-    Plain, Pool, Serde, SharedMap,
+    Number, Plain, Pool, Serde, SharedMap,
 };
 use bytemuck::{Pod, Zeroable};
 use proptest::prelude::*;
@@ -286,6 +286,20 @@ fn iterating_can_be_resumed() {
     let mut iter = map.iter();
     while iter.next().is_some() {}
     assert_eq!((iter.cursor(), iter.next().is_none()), (None, true));
+    // A cursor from elsewhere begins somewhere, and gives what is there, once.
+    let all = map.len();
+    for place in [(0, 0), (0, 1 << 63), (3, u64::MAX), (7, 1 << 63), (64, 0), (u32::MAX, 12_345)] {
+        let cursor = postcard::from_bytes(&postcard::to_stdvec(&place).unwrap()).unwrap();
+        let entries: Vec<_> = map.iter_from(cursor).map(Result::unwrap).collect();
+        assert!(entries.iter().all(|&(key, value)| map.get(key).unwrap() == Some(value)), "{place:?}");
+        let keys: BTreeSet<u64> = entries.iter().map(|&(key, _)| key).collect();
+        assert_eq!(keys.len(), entries.len(), "{place:?}");
+        match place {
+            (0, 0) => assert_eq!(keys.len(), all),
+            (64.., _) => assert!(keys.is_empty()),
+            _ => assert!(keys.len() < all),
+        }
+    }
 }
 
 /// A fixed working set that is overwritten with values of random sizes stays the same size.
@@ -351,7 +365,14 @@ fn sizes_that_cannot_be() {
     let refused = SharedMap::<u64, u64>::with_capacity(0, 0).map(drop);
     assert!(matches!(refused, Err(CreateError::Invalid(_))), "{refused:?}");
     let refused = SharedMap::<u64, u64>::with_capacity(usize::MAX, u64::MAX).map(drop);
-    assert!(matches!(refused, Err(CreateError::Full { .. } | CreateError::Invalid(_))), "{refused:?}");
+    assert_eq!(refused, Err(CreateError::Full { bytes: u64::MAX }));
+    let refused = SharedMap::<u64, u64>::with_capacity(100_000, 100_000).map(drop);
+    assert_eq!(refused, Err(CreateError::Full { bytes: 1_600_000 }), "a table larger than its limit");
+    // Without entries to come there is no table yet: 1 KiB with a shard's first.
+    let none = SharedMap::<u64, u64>::with_capacity(0, 1_023).unwrap();
+    assert_eq!((none.insert(1, 1), none.get(1), none.len()), (Err(MapError::Full), Ok(None), 0));
+    let one = SharedMap::<u64, u64>::with_capacity(0, 1_024).unwrap();
+    assert_eq!((one.insert(1, 1), one.get(1), one.len()), (Ok(None), Ok(Some(1)), 1));
     let map = SharedMap::<String, Vec<u8>>::with_capacity(0, u64::MAX).unwrap();
     assert_eq!(map.insert("", &[]).unwrap(), None, "an empty key and an empty value are one of each");
     assert_eq!(map.get("").unwrap(), Some(vec![]));
@@ -360,7 +381,16 @@ fn sizes_that_cannot_be() {
     assert_eq!(too_large, MapError::TooLarge { bytes: 2 << 20, limit: 1 << 20 });
     assert_eq!(map.get(&long_key).unwrap(), None);
     assert_eq!(map.remove(&long_key).unwrap(), None);
-    assert!(map.len() == 1 && map.contains_key("").unwrap());
+    // Pages that nobody touches: it is refused by its length.
+    let long_value = vec![0; (1 << 30) + 1];
+    let too_large = MapError::TooLarge { bytes: (1 << 30) + 1, limit: 1 << 30 };
+    assert_eq!(map.insert("", &long_value), Err(too_large.clone()));
+    assert_eq!(map.set("", &long_value), Err(too_large.clone()));
+    assert_eq!(map.try_insert("new", &long_value), Err(too_large.clone()));
+    assert_eq!(map.compare_and_set("", Some(&[]), Some(&long_value)), Err(too_large.clone()));
+    let mut long_value = Some(long_value);
+    assert_eq!(map.update("", |_| long_value.take()), Err(too_large));
+    assert_eq!((map.len(), map.get("").unwrap()), (1, Some(vec![])));
 }
 
 /// Promises 4 bytes, and keeps to it only if it likes the value.
@@ -394,7 +424,14 @@ fn a_codec_that_breaks_its_word_is_an_error() {
     for bad in [13, 99, 5] {
         assert!(matches!(map.insert(bad, 1), Err(MapError::Encode(_))), "{bad}");
         assert!(matches!(map.get(bad), Err(MapError::Encode(_))), "{bad}");
+        let locks =
+            [map.get_lock(bad), map.try_get_lock(bad), map.lock_many([1, bad]), map.try_lock_many([bad])];
+        for lock in locks {
+            assert!(matches!(lock, Err(LockError::Encode(_))), "{bad}: {lock:?}");
+        }
     }
+    assert_eq!(why_not(map.get_lock(13)), Some(LockError::Encode(EncodeError::new("not this one"))));
+    drop(map.try_get_lock(1).unwrap());
     let map = SharedMap::<String, Liar>::new().unwrap();
     for bad in [13, 99, 5] {
         assert!(matches!(map.insert("a", bad), Err(MapError::Encode(_))), "{bad}");
@@ -469,9 +506,10 @@ fn key_locks() {
     let theirs = map.clone();
     std::thread::spawn(move || {
         let by_us = LockError::Timeout { owner: Some(std::process::id()) };
-        assert_eq!(why_not(theirs.try_get_lock(1)), Some(by_us));
+        assert_eq!(why_not(theirs.try_get_lock(1)), Some(by_us.clone()));
         let late = theirs.get_lock_timeout(1, Duration::from_millis(5)).map(drop);
         assert!(matches!(late, Err(LockError::Timeout { .. })));
+        assert_eq!(why_not(theirs.try_lock_many([3, 1, 2])), Some(by_us));
         let late = theirs.lock_many_timeout([3, 1, 2], Duration::from_millis(5)).map(drop);
         assert!(matches!(late, Err(LockError::Timeout { .. })));
         assert_eq!(theirs.fetch_add(1, 5).unwrap(), 2);
@@ -486,6 +524,7 @@ fn key_locks() {
     for key in 0..2_000 {
         drop(map.try_get_lock(key).unwrap());
     }
+    drop(map.try_lock_many(0..2_000).unwrap());
     drop(map.lock_many([]).unwrap());
 }
 
@@ -536,10 +575,15 @@ fn an_update_may_use_the_map_and_panic() {
     assert_eq!(map.get(1).unwrap(), Some(24));
     map.insert(1, 1).unwrap();
     assert_eq!(map.update(3, |old| old).unwrap(), None);
-    // Lost again and again: it goes on under the key's lock, and gets there.
+    // Lost again and again: after eight times it goes on under the key's lock, and gets there.
     let mut rounds = 0;
     map.update(1, |old| {
         rounds += 1;
+        if [8, 9].contains(&rounds) {
+            let refused = std::thread::scope(|scope| scope.spawn(|| why_not(map.try_get_lock(1))).join());
+            let by_us = LockError::Timeout { owner: Some(std::process::id()) };
+            assert_eq!(refused.unwrap(), (rounds > 8).then_some(by_us), "round {rounds}");
+        }
         if rounds < 40 {
             map.fetch_add(1, 1).unwrap();
         }
@@ -550,8 +594,21 @@ fn an_update_may_use_the_map_and_panic() {
     drop(map.try_get_lock(1).unwrap());
 }
 
+/// What is said of numbers is said of maps of numbers.
+fn count<V: Number>(one: V, two: V) {
+    let map = SharedMap::<u8, V>::new().unwrap();
+    assert_eq!(map.insert(1, one).unwrap(), None);
+    assert_eq!(map.fetch_add(1, one).unwrap(), one);
+    assert_eq!(map.get(1).unwrap(), Some(two));
+}
+
 #[test]
 fn numbers_add() {
+    count(1i8, 2);
+    count(1u32, 2);
+    count(1u64, 2);
+    count(1f32, 2.0);
+    count(-0.5f64, -1.0);
     let map = SharedMap::<u8, u16>::new().unwrap();
     assert_eq!(map.fetch_add(1, 65_535).unwrap(), 0);
     assert_eq!(map.fetch_add(1, 2).unwrap(), 65_535);

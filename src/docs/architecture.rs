@@ -13,13 +13,13 @@
 //! | 2 | `mutation.rs` | how models break a rule, and demand a failure; nothing in a real build | no | rules |
 //! | 3 | `segment/` | bytes: layout, who takes part, allocator, how long an object lives, names, handles | two files | what a lock means |
 //! | 4 | `sync/` | protocols over words that somebody else placed: lock word, committed cell, kinds of locks | forbidden | where a word lies, who is alive |
-//! | 4 | `number.rs` | which numbers have an atomic form | no | state |
 //! | 4 | `codec/` | how keys and values become bytes | no | anything shared |
-//! | 5 | `map/` | the map: buckets, blocks, reading without a lock, changes of one store, recovery | forbidden | user code under a lock of its own |
-//! | 5 | `array/` | elements in place, behind claims (`sync/claims/`) | `hold.rs`: from a claim to a slice | a slice without a claim |
-//! | 5 | `value.rs`, `shared_atomic.rs` | what users hold | where a guard's copy lies | system calls |
-//! | 6 | `manager.rs` | objects by name, as users see them; joining without a pool | no | a word of the directory |
-//! | 6 | `pool/` | tasks, slots, workers' life and death | `trampoline.rs` | believing what a worker wrote |
+//! | 5 | `number.rs` | which numbers have an atomic form | no | state |
+//! | 6 | `map/` | the map: buckets, blocks, reading without a lock, changes of one store, recovery | forbidden | user code under a lock of its own |
+//! | 6 | `array/` | elements in place, behind claims (`sync/claims/`) | `hold.rs`: from a claim to a slice | a slice without a claim |
+//! | 6 | `value.rs`, `shared_atomic.rs` | what users hold | where a guard's copy lies | system calls |
+//! | 7 | `manager.rs` | objects by name, as users see them; joining without a pool | no | a word of the directory |
+//! | 7 | `pool/` | tasks, slots, workers' life and death | `trampoline.rs` | believing what a worker wrote |
 //! | | `lib.rs`, `docs/` | the front door | no | logic |
 //!
 //! `unsafe` is denied for the crate and allowed file by file. `tests/tidy.rs` has the list.

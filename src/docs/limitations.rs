@@ -96,6 +96,9 @@
 //!   good as its size: of megabytes, keep an object of its own for each.
 //! * **`update` runs its closure again** if somebody else was faster; it must not have effects that count twice. A closure
 //!   that itself changes this key each time is always overtaken, by itself: the call never ends.
+//! * **An `update` that has lost eight races takes the key's lock**, and runs its closure under it: those who ask for it by
+//!   [`get_lock`](crate::SharedMap::get_lock), of this key or of one of the 1 in 256 that share it, wait as long as the
+//!   closure takes. It does not wait for their sections: where the lock is not free within 5 ms, it goes on without.
 //! * **A writer that is stopped in the middle of a write** holds up writers whose keys fall into its shard (one of 8 to 64),
 //!   as long as it is stopped. No reader, and no writer elsewhere. One that is killed there holds up nobody.
 //! * **After a death in a write** the next writer of that shard walks all of it first: its time grows with the shard.
@@ -104,7 +107,12 @@
 //! * **The number of shards is fixed when the map is made**: 8 to 64, by the cores and by
 //!   [`entries`](crate::map::MapBuilder::entries). Say how many entries will come if many processes write.
 //! * **A shard has at most 2^26 buckets.** Beyond that chains grow longer, and `get` slower.
-//! * **No handles inside of values**: what a handle names would be kept by nobody. It is an error when it is written.
+//! * **No handles as keys or values**, alone (handles are no [`Codec`](crate::Codec)) or inside of `Serde` (an error when
+//!   it is written). An object lives as long as a process holds it or it has a name: both are facts that stand after a kill,
+//!   and few to look through. An entry that keeps an object would be a third: putting it in its place and noting what it
+//!   keeps would be two stores where each change of a map is one, all maps would have to be looked through before an
+//!   object goes, and maps in each other would never go. Give the object a name in a [`Manager`](crate::Manager), and store
+//!   the name.
 //! * **`Serde` values**: what postcard cannot do, see under Pool, is an error when it is written or read; bytes that somebody
 //!   overwrote can, for recursive types, overflow the stack.
 //! * **A peer can store any bytes** as a key or value. They are checked when they are decoded: [`MapError::Decode`](crate::MapError::Decode)

@@ -29,9 +29,10 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// Reads, changes and writes as one step: `f` gets the value (`None`: no entry) and says what it shall be (`None`:
     /// none). Gives the new value.
     ///
-    /// `f` runs under no lock of the map, so it may use the map; and again if somebody else was faster. (After some lost
-    /// races it runs under this key's [lock](Self::get_lock): it shall not lock keys itself, and plain reads and writes of
-    /// others go on all the while.) Killed or panicking before the end, nothing is changed.
+    /// `f` runs under no lock of the map, so it may use the map; and again if somebody else was faster. (After eight lost
+    /// races it runs under this key's [lock](Self::get_lock), if that is free within some milliseconds: it shall not lock
+    /// keys itself. Plain reads and writes of others go on all the while; who asks for that lock waits for `f`.) Killed or
+    /// panicking before the end, nothing is changed.
     ///
     /// # Errors
     /// As [`insert`](Self::insert), and [`MapError::Decode`] if there is a value whose bytes are none of a `V`: then `f` was
@@ -138,10 +139,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     }
 }
 
-impl<K: Key, V: Codec<Owned = V> + Number> SharedMap<K, V>
-where
-    for<'a> V: Codec<Ref<'a> = V>,
-{
+impl<K: Key, V: Number> SharedMap<K, V> {
     /// Adds to a number (no entry is 0; integers wrap around), and gives the old one. One step, as
     /// [`SharedAtomic::fetch_add`](crate::SharedAtomic::fetch_add).
     ///

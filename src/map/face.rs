@@ -66,6 +66,7 @@ use std::{collections::HashMap, fmt, hash::Hash, marker::PhantomData, sync::Arc}
 ///
 /// Linear hashing (Litwin 1980) over cache-line buckets, one lock per shard, optimistic reads; the hash is seeded for each
 /// map.
+#[doc(alias = "open_read_only")]
 pub struct SharedMap<K: Key, V: Codec> {
     pub(super) engine: Engine,
     of: PhantomData<fn() -> (K, V)>,
@@ -215,8 +216,8 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// Never waits for a writer, living, stopped or dead; gives what was committed last.
     ///
     /// # Errors
-    /// [`MapError::Decode`] if the value's bytes are not those of a `V`; [`MapError::Damaged`] if somebody overwrote the
-    /// map.
+    /// [`MapError::Decode`] if the value's bytes are not those of a `V`; [`MapError::Encode`] if the key has no bytes;
+    /// [`MapError::Damaged`] if somebody overwrote the map.
     ///
     /// # Panics
     /// If the map is gone. A handle keeps it, so that can be only where the manager is open for reading only, and in a
@@ -293,7 +294,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// entry.
     ///
     /// # Errors
-    /// [`MapError::Damaged`].
+    /// [`MapError::Encode`], [`MapError::Damaged`].
     ///
     /// ```
     /// let map = allmend::SharedMap::<u64, Vec<u8>>::new()?;
@@ -314,7 +315,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// Is there an entry?
     ///
     /// # Errors
-    /// [`MapError::Damaged`].
+    /// [`MapError::Encode`], [`MapError::Damaged`].
     #[inline]
     pub fn contains_key(&self, key: K::Ref<'_>) -> Result<bool, MapError> {
         if Self::INLINE.is_some() {
@@ -376,8 +377,8 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// Removes; gives the old value.
     ///
     /// # Errors
-    /// [`MapError::Decode`] if its bytes were none of a `V`: it is removed all the same. [`MapError::ReadOnly`],
-    /// [`MapError::Lock`], [`MapError::Damaged`].
+    /// [`MapError::Decode`] if its bytes were none of a `V`: it is removed all the same. [`MapError::Encode`],
+    /// [`MapError::ReadOnly`], [`MapError::Lock`], [`MapError::Damaged`].
     pub fn remove(&self, key: K::Ref<'_>) -> Result<Option<V::Owned>, MapError> {
         self.with_key(key, |key| {
             let mut old = Scratch::take();
@@ -432,11 +433,17 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     }
 
     /// How many entries there are: exact when nobody writes.
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
     pub fn len(&self) -> usize {
         self.engine.len() as usize
     }
 
     /// Are there none?
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -446,7 +453,10 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// moment of the map.
     ///
     /// Holds nothing up, and owns its handle. An entry whose bytes do not decode is an error with its key, and the next
-    /// call goes on behind it.
+    /// call goes on behind it. After any other error it is at its end.
+    ///
+    /// # Panics
+    /// Its `next`, as [`get`](Self::get).
     ///
     /// ```
     /// let map = allmend::SharedMap::<String, u64>::new()?;
@@ -461,17 +471,31 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
         Iter::new(self.clone(), Cursor::default())
     }
 
-    /// As [`iter`](Self::iter), from where another one stood ([`Iter::cursor`]), in this process or another.
+    /// As [`iter`](Self::iter), from where another one stood ([`Iter::cursor`]), in this process or another. A cursor of
+    /// another map begins anywhere in this one, or at its end.
+    ///
+    /// ```
+    /// let map = allmend::SharedMap::<u64, u64>::new()?;
+    /// map.extend((0..100).map(|n| (n, n)))?;
+    /// let mut iter = map.iter();
+    /// let mut seen = iter.by_ref().take(10).collect::<Result<std::collections::BTreeMap<_, _>, _>>()?;
+    /// let cursor = iter.cursor().expect("90 are to come"); // plain data, to be kept or sent
+    /// for entry in map.iter_from(cursor) {
+    ///     seen.extend([entry?]);
+    /// }
+    /// assert!(seen.into_keys().eq(0..100));
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
     pub fn iter_from(&self, cursor: Cursor) -> Iter<K, V> {
         Iter::new(self.clone(), cursor)
     }
 
-    /// All keys: see [`iter`](Self::iter).
+    /// All keys, panics and all as [`iter`](Self::iter).
     pub fn keys(&self) -> Keys<K, V> {
         Keys(self.iter())
     }
 
-    /// All values: see [`iter`](Self::iter).
+    /// All values, panics and all as [`iter`](Self::iter).
     pub fn values(&self) -> Values<K, V> {
         Values(self.iter())
     }
@@ -480,6 +504,9 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     ///
     /// # Errors
     /// The first of iterating.
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
     pub fn snapshot(&self) -> Result<HashMap<K::Owned, V::Owned>, MapError>
     where
         K::Owned: Eq + Hash,

@@ -12,7 +12,11 @@
 //! Killed here? Each lock is a lock word of its own (`sync/word.rs`): the next who asks takes it over and is told. Of several,
 //! some may be taken: so are they.
 
-use super::{engine::Engine, face::SharedMap, hold::Stripe};
+use super::{
+    engine::Engine,
+    face::{SharedMap, check_size},
+    hold::Stripe,
+};
 use crate::{
     codec::{Codec, Key},
     error::{EncodeError, Inherited, LockError, LockResult, Marked},
@@ -26,7 +30,18 @@ use std::{
 /// Holds one or several keys of a map, until it drops. See [`SharedMap::get_lock`].
 ///
 /// It holds the keys for this thread. A panic or a kill in the section leaves what was written so far: after a kill the next
-/// who asks is told ([`LockError::Inherited`]).
+/// who asks is told ([`LockError::Inherited`]). In a forked child the guard of the parent holds nothing, and its drop does
+/// nothing.
+///
+/// ```
+/// let map = allmend::SharedMap::<String, u64>::new()?;
+/// // Whoever died in the section may have written the one and not the other: mend that, and go on.
+/// let guard = map.get_lock("n").or_else(|e| e.repair(|_| drop(map.remove("copy"))))?;
+/// let n = map.fetch_add("n", 1)? + 1;
+/// map.insert("copy", n)?;
+/// drop(guard);
+/// # Ok::<(), allmend::Error>(())
+/// ```
 #[must_use = "the keys are released when the guard drops"]
 pub struct KeyGuard {
     engine: Engine,
@@ -46,8 +61,8 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     /// # Errors
     /// [`LockError::Inherited`]: you have it, and the last holder died in its section. [`LockError::Deadlock`] if this thread
     /// holds it already, perhaps by another key. [`LockError::ReadOnly`], [`LockError::Damaged`],
-    /// [`LockError::DescriptorsLost`], [`LockError::TooManyProcesses`]. A key that does not encode is
-    /// [`LockError::Damaged`].
+    /// [`LockError::DescriptorsLost`], [`LockError::TooManyProcesses`], [`LockError::Gone`], [`LockError::Os`].
+    /// [`LockError::Encode`] if the key has no bytes.
     ///
     /// ```
     /// let map = allmend::SharedMap::<String, u64>::new()?;
@@ -95,6 +110,14 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
         self.lock_all(keys, None)
     }
 
+    /// As [`lock_many`](Self::lock_many), without waiting for a live holder.
+    ///
+    /// # Errors
+    /// [`LockError::Timeout`] if a live process holds one of them; else as `lock_many`.
+    pub fn try_lock_many<'a>(&self, keys: impl IntoIterator<Item = K::Ref<'a>>) -> LockResult<KeyGuard> {
+        self.lock_all(keys, Some(Duration::ZERO))
+    }
+
     /// As [`lock_many`](Self::lock_many), waiting at most so long for all together.
     ///
     /// # Errors
@@ -108,7 +131,15 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     }
 
     fn lock_one(&self, key: K::Ref<'_>, timeout: Option<Duration>) -> LockResult<KeyGuard> {
-        K::with_bytes(key, |key| self.lock_key(key, timeout)).unwrap_or_else(|e| Err(no_bytes(&e)))
+        let stripe = self.stripe_of(key)?;
+        self.lock_stripes(vec![stripe], timeout)
+    }
+
+    fn stripe_of(&self, key: K::Ref<'_>) -> Result<usize, EncodeError> {
+        K::with_bytes(key, |key| {
+            check_size::<K>(key)?;
+            Ok(self.engine.stripe_of(key))
+        })?
     }
 
     /// The same for the key's bytes.
@@ -121,9 +152,8 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
         keys: impl IntoIterator<Item = K::Ref<'a>>,
         timeout: Option<Duration>,
     ) -> LockResult<KeyGuard> {
-        let stripe = |key| K::with_bytes(key, |key| self.engine.stripe_of(key));
-        let stripes: Result<Vec<usize>, EncodeError> = keys.into_iter().map(stripe).collect();
-        let mut stripes = stripes.map_err(|e| no_bytes(&e))?;
+        let stripes: Result<Vec<_>, _> = keys.into_iter().map(|key| self.stripe_of(key)).collect();
+        let mut stripes = stripes?;
         stripes.sort_unstable();
         stripes.dedup(); // invariant 1
         self.lock_stripes(stripes, timeout)
@@ -145,11 +175,6 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
             Some(pid) => Err(LockError::Inherited(Inherited::new(guard, pid, None))),
         }
     }
-}
-
-/// There is no key to lock.
-fn no_bytes<G>(_: &EncodeError) -> LockError<G> {
-    LockError::Damaged
 }
 
 impl Marked for KeyGuard {
