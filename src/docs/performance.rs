@@ -35,7 +35,7 @@
 //! | `SharedMap::get`, larger | a hash, a line of the table, and the entry's block; the value is copied, and decoded |
 //! | `SharedMap::insert`, `update`, `remove` | two atomic read-modify-writes for the shard's lock, the look, one store; `update` looks first, and tries again if it lost |
 //! | `SharedMap::iter` | each chain is copied: two small allocations an entry |
-//! | open of a named segment | about twenty system calls: two descriptions, owner and mode, two locks for a place, one that keeps the name, the mapping, its anchor. 4.3 times crate shared_memory's own open, which is three calls and makes sure of nothing (19.9 and 4.7 us, to look 15.7; 2026-11-25, 2 cores of an AMD EPYC, `--only segments`; the goal is 3 and not met). Two thirds of it are the three opens, the two mappings and the first touch. A place that somebody had before is searched for what that one left: so it grows with the memory in use |
+//! | open of a named segment | seventeen system calls: two descriptions, owner and mode, two locks for a place, one that keeps the name, the mapping, its anchor. 4.2 times crate shared_memory's own open, which is three calls and makes sure of nothing (19.5 and 4.6 us, to look 15.7; 2026-11-25, 2 cores of an AMD EPYC, `--only segments`; the goal is 3 and not met). Two thirds of it are the three opens, the two mappings and the first touch. A place that somebody had before is searched for what that one left: so it grows with the memory in use |
 //! | creating a named segment | that, memory for its tables, and a look at all names for stale ones |
 //! | `Pool::new` | one `posix_spawn` per worker, at the same time, whatever the size of this process |
 //! | a task, submitted alone | encode, one slot, one wake; decode |

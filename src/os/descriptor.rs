@@ -12,9 +12,15 @@ pub(crate) const FIRST: RawFd = 3;
 
 /// The same description, under a number that is nobody's.
 pub(crate) fn high(fd: OwnedFd) -> Result<OwnedFd, OsError> {
+    lifted(fd).map(|(fd, _)| fd)
+}
+
+/// As [`high`]; and was it moved? The kernel gives the lowest number that is free, so if not, then all three are open.
+pub(crate) fn lifted(fd: OwnedFd) -> Result<(OwnedFd, bool), OsError> {
     if fd.as_raw_fd() >= FIRST {
-        return Ok(fd);
+        return Ok((fd, false));
     }
     rustix::io::fcntl_dupfd_cloexec(&fd, FIRST)
+        .map(|fd| (fd, true))
         .map_err(|e| OsError::new("fcntl(F_DUPFD_CLOEXEC)", e.raw_os_error()))
 }

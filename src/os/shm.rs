@@ -133,9 +133,14 @@ impl ShmName {
 
     /// A new description of what the name leads to. Does not follow a link, and does not wait for a pipe's other end.
     pub(crate) fn open(&self, write: bool) -> Result<OwnedFd, OsError> {
+        self.open_lifted(write).map(|(fd, _)| fd)
+    }
+
+    /// As [`Self::open`]; and had it to be moved, because standard input, output or error is closed?
+    pub(crate) fn open_lifted(&self, write: bool) -> Result<(OwnedFd, bool), OsError> {
         let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
         let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        retried("open", || rustix::fs::open(&*self.path, flags, Mode::empty())).and_then(descriptor::high)
+        retried("open", || rustix::fs::open(&*self.path, flags, Mode::empty())).and_then(descriptor::lifted)
     }
 
     /// What the name leads to at this moment.
@@ -188,11 +193,14 @@ impl ShmName {
     }
 
     /// All of what the name leads to, to read and write, mapped by crate shared_memory; by ourselves from `fd` where
-    /// that cannot be. Which file it is is for the caller to find out. `None`: the name leads nowhere.
-    pub(crate) fn map(&self, fd: BorrowedFd<'_>, bytes: u64) -> Result<Option<Mapping>, OsError> {
-        // SAFETY: `BorrowedFd` is a number here: whether it is open is the question.
-        let is_free = |number| rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_err();
-        if !self.is_usual || (0..descriptor::FIRST).any(is_free) {
+    /// that cannot be, or where it would take the number of a standard stream (`is_moved`: as ours did). Which file it is
+    /// is for the caller to find out. `None`: the name leads nowhere.
+    pub(crate) fn map(
+        &self,
+        (fd, is_moved): (BorrowedFd<'_>, bool),
+        bytes: u64,
+    ) -> Result<Option<Mapping>, OsError> {
+        if !self.is_usual || is_moved {
             return Mapping::new(fd, bytes as usize).map(Some);
         }
         let failed = |errno: u32| OsError::new("shared_memory", errno as i32);

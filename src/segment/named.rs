@@ -288,13 +288,9 @@ impl Named {
     pub(super) fn leave(&self, observer: &Observer) {
         let file = observer.file();
         // Not through the observer: a forked child has inherited it, so invariant 2 would not hold between it and us, and
-        // it would keep a lock with which we are killed. What cannot be done now is left for the next sweep.
-        let description = match observer.checked() {
-            Ok(fd) => liveness::reopen(fd),
-            // Somebody closed it under us, as daemons do. The mapping keeps the file, so that no other one is the same.
-            Err(_) => self.at.open(true),
-        };
-        let Ok(fd) = description else { return };
+        // it would keep a lock with which we are killed. By name: if that does not lead here, nothing is to be taken away.
+        // (The mapping keeps the file, so that no other one is the same.) What cannot be done now is left for the next sweep.
+        let Ok(fd) = self.at.open(true) else { return };
         if Facts::of(fd.as_fd()).is_ok_and(|facts| facts.file == file) {
             let _ = sweep(&self.at, fd.as_fd(), file);
         }
@@ -496,10 +492,10 @@ impl Segment {
         (fd, file): (BorrowedFd<'_>, FileId),
     ) -> Result<Attempt, OpenError> {
         // Invariant 3: opening the name again is the look where it leads, and gives the observer.
-        let observer = if atomic::broken(Rule::LookAtTheName) {
-            Observer::open(fd)?
+        let (observer, is_moved) = if atomic::broken(Rule::LookAtTheName) {
+            (Observer::open(fd)?, false)
         } else {
-            let again = match at.open(!options.read_only) {
+            let (again, is_moved) = match at.open_lifted(!options.read_only) {
                 Ok(again) => again,
                 Err(e) => return refused(at, name, options, e).map(|()| Attempt::Again),
             };
@@ -511,7 +507,7 @@ impl Segment {
                 let expected = head.geometry.reserve;
                 return Err(OpenError::Truncated { name: name.into(), bytes: now.bytes, expected });
             }
-            Observer::of(again, file)
+            (Observer::of(again, file), is_moved)
         };
         if let Some(known) = local.find(head.id, options.read_only) {
             if known.observer.file() == file {
@@ -528,7 +524,7 @@ impl Segment {
         } else if atomic::broken(Rule::LookAtTheName) {
             Mapping::new(seen_by(&observer)?, head.geometry.reserve as usize).map_err(full)?
         } else {
-            match at.map(observer.just_opened(), head.geometry.reserve).map_err(full)? {
+            match at.map((observer.just_opened(), is_moved), head.geometry.reserve).map_err(full)? {
                 Some(mapping) if mapping.bytes() as u64 == head.geometry.reserve => mapping,
                 _ => return Ok(Attempt::Again), // its name was taken by wish, and another has it
             }
