@@ -19,7 +19,7 @@ use super::{
     hold::{self, Hold, Loose},
 };
 use crate::{
-    atomic::{Acquire, Private32, Relaxed, Release, Word32},
+    atomic::{Acquire, Private32, Relaxed, Word32},
     error::{CreateError, HandleError, LockError},
     segment::{Kind, Object, Stamp, handle, owner::Owner, record::short_name},
     sync::{
@@ -151,16 +151,13 @@ impl<T: Pod> Claims<T> {
             },
         };
         // Made in one place, from what fits into registers.
-        let (chunk, claim, inherited) = claimed;
-        let (start, _) = self.bounds(chunk);
-        let hold = Hold::of_loose(claim);
-        Ok(Some(Chunk { claims: self, hold, chunk, start, inherited, end: 0 }))
+        let (chunk, held, inherited) = claimed;
+        Ok(Some(Chunk { claims: self, held, chunk, inherited, end: 0 }))
     }
 
     /// The chunk behind the last one, if it is to do and there is nothing to wait for and nothing to tell.
     #[inline(always)]
     fn claim_next(&self) -> Option<(u32, Loose<'_, T>)> {
-        let me = self.object.holder_now()?;
         let next = self.next.load(Relaxed);
         let chunk = if next < self.count { next } else { 0 };
         let word = self.word(chunk);
@@ -168,9 +165,10 @@ impl<T: Pod> Claims<T> {
             return None;
         }
         let (start, len) = self.bounds(chunk);
-        let claim = hold::claim_free(&self.array.object, (self.array.start + start, len))?;
-        if word.load(Relaxed) != 0 {
-            claim.release(); // claimed and given back meanwhile, or done
+        let (me, claim) = hold::claim_free::<T>(&self.array.object, (self.array.start + start, len))?;
+        // Both objects are of one segment: so whose name is in the claim has been told which of them are lost.
+        if word.load(Relaxed) != 0 || self.object.is_lost() {
+            claim.give_back(); // claimed and given back meanwhile, or done
             return None;
         }
         word.store(me.bits(), Relaxed);
@@ -256,7 +254,7 @@ impl<T: Pod> Claims<T> {
         let Some(me) = self.object.me_now() else { return Err(LockError::Gone) };
         word.store(me.bits(), Relaxed);
         hold.repair(); // whoever dies in it now leaves the chunk's word, and a mark of its own
-        Ok(hold.into_loose(&self.array.object).map(|claim| (chunk, claim, inherited)))
+        Ok(hold.into_loose().map(|claim| (chunk, claim, inherited)))
     }
 
     /// Are all done?
@@ -285,9 +283,8 @@ impl<T: Pod> Claims<T> {
 #[must_use = "dropping it gives the chunk back"]
 pub struct Chunk<'a, T: Pod> {
     claims: &'a Claims<T>,
-    hold: Hold<'a, T>,
+    held: Loose<'a, T>,
     chunk: u32,
-    start: u32,
     inherited: Option<u32>,
     /// What its word will say.
     end: u32,
@@ -296,7 +293,7 @@ pub struct Chunk<'a, T: Pod> {
 impl<T: Pod> Chunk<'_, T> {
     /// Where it starts in the slice that the claims are on.
     pub fn start(&self) -> usize {
-        self.start as usize
+        self.claims.bounds(self.chunk).0 as usize
     }
 
     /// Which of the chunks it is.
@@ -320,9 +317,8 @@ impl<T: Pod> Chunk<'_, T> {
 impl<T: Pod> Drop for Chunk<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        let (word, end) = (self.claims.word(self.chunk), self.end);
-        // In a forked child nothing happens: the chunk is its parent's. Release: who finds it done finds its elements.
-        self.hold.end(|| word.store(end, Release));
+        // In a forked child nothing happens: the chunk is its parent's.
+        self.held.end(self.claims.word(self.chunk), self.end);
     }
 }
 
@@ -331,14 +327,14 @@ impl<T: Pod> Deref for Chunk<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        self.hold.elements()
+        self.held.elements()
     }
 }
 
 impl<T: Pod> DerefMut for Chunk<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [T] {
-        self.hold.elements_mut()
+        self.held.elements_mut()
     }
 }
 

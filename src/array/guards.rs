@@ -2,7 +2,10 @@
 //!
 //! Each is a [`Hold`], which is where the argument is. This file has no state of its own, so nothing to kill.
 
-use super::{SharedArray, hold::Hold};
+use super::{
+    SharedArray,
+    hold::{Hold, Parts},
+};
 use crate::error::{ArrayError, Inherited, LockError, LockResult, Marked};
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -16,21 +19,22 @@ use std::{
 /// How long a handle that arrives waits for threads of its process that are just being refused.
 const A_MOMENT: Duration = Duration::from_secs(1);
 
+/// A hold with a handle of its own.
+pub(super) type Kept<T> = Hold<'static, T, true>;
+
 /// The guard, in the error if there are marks in it.
 #[inline(always)]
-pub(super) fn told<T: Pod, G>(
-    hold: Hold<'static, T>,
-    guard: impl Fn(Hold<'static, T>) -> G,
-) -> LockResult<G> {
+pub(super) fn told<T: Pod, G>(hold: Kept<T>, guard: impl Fn(Kept<T>) -> G) -> LockResult<G> {
     if hold.has_marks() {
-        return Err(tell(hold, guard));
+        return Err(tell(hold.into_parts(), guard));
     }
     Ok(guard(hold))
 }
 
 #[cold]
 #[inline(never)]
-fn tell<T: Pod, G>(hold: Hold<'static, T>, guard: impl Fn(Hold<'static, T>) -> G) -> LockError<G> {
+fn tell<T: Pod, G>(parts: Parts<'static, T, true>, guard: impl Fn(Kept<T>) -> G) -> LockError<G> {
+    let hold = Hold::from_parts(parts);
     let (pid, range) = hold.inherited().expect("it has marks");
     LockError::Inherited(Inherited::new(guard(hold), pid, Some(range)))
 }
@@ -38,8 +42,8 @@ fn tell<T: Pod, G>(hold: Hold<'static, T>, guard: impl Fn(Hold<'static, T>) -> G
 /// What to say of a hold that is for work of our own.
 #[cold]
 #[inline(never)]
-pub(super) fn marked<T: Pod>(hold: Hold<'_, T>) -> ArrayError {
-    let (pid, range) = hold.inherited().expect("it has marks");
+pub(super) fn marked<T: Pod>(parts: Parts<'_, T, false>) -> ArrayError {
+    let (pid, range) = Hold::from_parts(parts).inherited().expect("it has marks");
     LockError::Inherited(Inherited::new((), pid, Some(range))).into()
 }
 
@@ -48,16 +52,16 @@ pub(super) fn marked<T: Pod>(hold: Hold<'_, T>) -> ArrayError {
 /// Drop unlocks. Dropped by a panic, or by the kill of its process, it leaves a mark: the next owner is told. In a forked
 /// child the guard of the parent does nothing, and its use is a panic.
 #[must_use = "the lock is released when the guard drops"]
-pub struct ArrayGuard<T: Pod>(Hold<'static, T>);
+pub struct ArrayGuard<T: Pod>(Kept<T>);
 
 /// Shared access to elements in place. Drop unlocks; a reader that is killed was never there. It cannot clear the mark of
 /// a dead writer: [`Inherited::into_guard`](crate::Inherited::into_guard).
 #[must_use = "the lock is released when the guard drops"]
-pub struct ReadGuard<T: Pod>(Hold<'static, T>);
+pub struct ReadGuard<T: Pod>(Kept<T>);
 
 impl<T: Pod> ArrayGuard<T> {
     #[inline(always)]
-    pub(super) fn new(hold: Hold<'static, T>) -> Self {
+    pub(super) fn new(hold: Kept<T>) -> Self {
         Self(hold)
     }
 
@@ -70,7 +74,7 @@ impl<T: Pod> ArrayGuard<T> {
 
 impl<T: Pod> ReadGuard<T> {
     #[inline(always)]
-    pub(super) fn new(hold: Hold<'static, T>) -> Self {
+    pub(super) fn new(hold: Kept<T>) -> Self {
         Self(hold)
     }
 }

@@ -10,13 +10,12 @@
 //! | behind, aligned as the elements need it | the elements |
 //! | parts | of each entry: what its `update` has to undo |
 //!
-//! The argument for every slice here: a [`Hold`] is made in this file only, from a claim on exactly its elements, and
-//! the claim lasts as long as the hold. (A [`Loose`] claim is one on its way to its hold.) An exclusive claim excludes
-//! all other claims on any of its elements, shared ones the exclusive ones: between processes by the table, between
-//! threads of this process by the private record, which no other process can write (`sync::claims`, invariants 1 and
-//! 7). Elements are reached through holds only. So there is no second `&mut`, and none beside a `&`. After a freeze
-//! there is no exclusive claim any more (invariant 6), and a hold for reading needs none. A hold that a forked child
-//! inherited is not its own: it gives no slice.
+//! The argument for every slice here: a [`Loose`] claim, in a [`Hold`] or not, is made in this file only, from a claim on
+//! exactly its elements, and the claim lasts as long as that. An exclusive claim excludes all other claims on any of its
+//! elements, shared ones the exclusive ones: between processes by the table, between threads of this process by the private
+//! record, which no other process can write (`sync::claims`, invariants 1 and 7). Elements are reached through these only.
+//! So there is no second `&mut`, and none beside a `&`. After a freeze there is no exclusive claim any more (invariant 6),
+//! and a hold for reading needs none. A hold that a forked child inherited is not its own: it gives no slice.
 //!
 //! Another process of the same user that does not follow the rules can write into the elements under a slice; that peers
 //! are trusted so far is a stated limitation. `T: Pod`, so any bytes are a valid element.
@@ -239,116 +238,48 @@ impl World for Around<'_> {
     }
 }
 
-/// An object that a hold owns, or borrows.
-#[derive(Debug)]
-enum Kept<'a> {
-    Owned(Known),
-    Borrowed(&'a Known),
-}
-
-/// Elements that are claimed: see the head of the file.
+/// Elements that are claimed, and nothing gives them back: see the head of the file. Made in this file only, and never
+/// copied.
 ///
-/// Made in one place from parts that fit into registers, and without drop glue: so it lives in registers.
+/// Without drop glue, and given back by value, on the cold paths too: nothing takes its address, so it lives in registers.
+#[must_use = "it stays claimed until the process ends"]
 #[derive(Debug)]
-pub(super) struct Hold<'a, T: Pod> {
+pub(super) struct Loose<'a, T> {
     object: NonNull<Object>,
     body: NonNull<Body>,
-    /// Is the object ours to give back, or borrowed?
-    owned: bool,
-    was_panicking: bool,
-    /// `None` if there are no elements.
+    /// Of exactly these elements; `None` if there are none.
     claim: Option<Claim>,
-    span: Span,
-    /// Marks of the dead in it.
-    left: ManuallyDrop<Option<Box<[Left]>>>,
     /// Claims are recorded by thread.
     of: PhantomData<(&'a Known, *mut T)>,
 }
 
-/// A claim that is held, between two holds. Made in this file only, and never copied: so there is one hold of it at a time.
-///
-/// Without drop glue, as it is on the fast path: dropped, it stays claimed until the process ends.
-#[must_use = "it stays claimed"]
+/// As [`Loose`], with what the dead left there, and its drop gives it back. `OWNED`: it keeps the object itself.
 #[derive(Debug)]
-pub(super) struct Loose<'a, T> {
-    object: &'a Known,
-    claim: Claim,
-    /// Claims are recorded by thread.
-    of: PhantomData<*mut T>,
+pub(super) struct Hold<'a, T: Pod, const OWNED: bool = false> {
+    held: Loose<'a, T>,
+    was_panicking: bool,
+    /// Marks of the dead in it.
+    left: ManuallyDrop<Option<Box<Marks>>>,
 }
 
-impl<T> Loose<'_, T> {
-    /// Gives it back.
-    #[cold]
-    pub(super) fn release(self) {
-        self.object.body().claims().release(&self.claim);
-    }
-}
+/// Marks of the dead, at least one.
+#[derive(Debug)]
+struct Marks(Vec<Left>);
+
+/// A hold on its way through a call that is not inlined, for which it has no address to give.
+pub(super) struct Parts<'a, T, const OWNED: bool>(Loose<'a, T>, bool, Option<Box<Marks>>);
 
 const OF_ANOTHER: &str = "a guard that was inherited by a fork: the elements are its parent's";
 
-impl<'a, T: Pod> Hold<'a, T> {
-    /// Claims elements `start..start + len`.
+impl<'a, T> Loose<'a, T> {
     #[inline(always)]
-    pub(super) fn take(
-        object: &'a Known,
-        at: (u32, u32),
-        mode: Mode,
-        timeout: Option<Duration>,
-    ) -> Result<Self, LockError> {
-        let claimed = claim::<T>(object, at, mode, timeout)?;
-        Ok(Self::new(Kept::Borrowed(object), at, claimed))
-    }
-
-    /// As [`Self::take`]; with a handle of its own to the object.
-    #[inline(always)]
-    pub(super) fn take_owned(
-        object: &Known,
-        at: (u32, u32),
-        mode: Mode,
-        timeout: Option<Duration>,
-    ) -> Result<Self, LockError> {
-        let claimed = claim::<T>(object, at, mode, timeout)?;
-        Ok(Self::new(Kept::Owned(object.clone()), at, claimed))
-    }
-
-    /// The hold of exactly the claim's elements.
-    #[inline(always)]
-    pub(super) fn of_loose(Loose { object, claim, .. }: Loose<'a, T>) -> Self {
-        let (start, end) = (claim.span.start(), claim.span.end());
-        Self::new(Kept::Borrowed(object), (start, end - start), (Some(claim), None))
-    }
-
-    /// The claim, which stays claimed; `None` of no elements, and if it is not on that object. Its marks are mended, or told.
-    pub(super) fn into_loose(mut self, object: &'a Known) -> Option<Loose<'a, T>> {
-        if self.body != object.body {
-            return None;
-        }
-        Some(Loose { object, claim: self.claim.take()?, of: PhantomData })
-    }
-
-    /// Of a claim on exactly these elements.
-    #[inline(always)]
-    fn new(object: Kept<'a>, (start, len): (u32, u32), (claim, left): Claimed) -> Self {
-        let (object, body, owned) = match object {
-            Kept::Owned(Known { object, body }) => (Arc::into_raw(object), body, true),
-            Kept::Borrowed(Known { object, body }) => (Arc::as_ptr(object), *body, false),
-        };
-        Self {
-            object: NonNull::new(object.cast_mut()).expect("of an `Arc`"),
-            body,
-            owned,
-            was_panicking: thread::panicking(),
-            claim,
-            span: Span::new(start, start + len),
-            left: ManuallyDrop::new(left),
-            of: PhantomData,
-        }
+    fn new(object: &'a Known, claim: Option<Claim>) -> Self {
+        Self { object: NonNull::from(&**object), body: object.body, claim, of: PhantomData }
     }
 
     #[inline(always)]
     fn object(&self) -> &Object {
-        // SAFETY: from an `Arc` that this hold owns, or that is borrowed for longer than the hold lives.
+        // SAFETY: from an `Arc` that the hold owns, or that is borrowed for longer than this lives.
         unsafe { self.object.as_ref() }
     }
 
@@ -358,37 +289,22 @@ impl<'a, T: Pod> Hold<'a, T> {
         unsafe { self.body.as_ref() }
     }
 
-    /// Not to read only. (None of no elements is.)
     #[inline(always)]
-    fn is_exclusive(&self) -> bool {
-        self.claim.is_none_or(|claim| claim.is_exclusive())
-    }
-
-    /// Are there marks of the dead in it?
-    #[inline(always)]
-    pub(super) fn has_marks(&self) -> bool {
-        self.left.is_some()
+    fn span(&self) -> Span {
+        self.claim.map_or(Span::EMPTY, |claim| claim.span)
     }
 
     #[inline(always)]
     fn len(&self) -> usize {
-        (self.span.end() - self.span.start()) as usize
+        (self.span().end() - self.span().start()) as usize
     }
 
-    /// Puts back what dead processes' updates had begun to change. All of it is in this claim.
-    fn roll_back(&mut self, undo: &[Left]) {
-        let Some(claim) = self.claim else { return };
-        for mark in undo {
-            let span = mark.span.common(self.span);
-            let mut old = vec![T::zeroed(); (span.end() - span.start()) as usize];
-            if let Some(words) = self.object().part(mark.at.index())
-                && Undo::read(words, span, bytemuck::cast_slice_mut(&mut old))
-            {
-                let from = (span.start() - self.span.start()) as usize;
-                overwrite(&mut self.elements_mut()[from..from + old.len()], &old);
-            }
-            self.body().claims().repair(&claim, thread_id(), slice::from_ref(mark), &Around(self.object()));
-        }
+    #[inline(always)]
+    fn check(&self) -> First<T> {
+        let Some(claim) = &self.claim else { return First(NonNull::dangling()) };
+        assert!(self.object().me_now() == Some(claim.me()), "{OF_ANOTHER}");
+        // SAFETY: within the elements, by `claim`'s span and the checked length.
+        First(unsafe { self.body().elements.cast::<T>().add(claim.span.start() as usize) })
     }
 
     /// The elements, to read.
@@ -402,14 +318,124 @@ impl<'a, T: Pod> Hold<'a, T> {
     /// The elements, to write.
     #[inline(always)]
     pub(super) fn elements_mut(&mut self) -> &mut [T] {
-        assert!(self.is_exclusive(), "a hold to read");
+        assert!(self.claim.is_none_or(|claim| claim.is_exclusive()), "a hold to read");
         let mut at = self.check();
         let at: *mut T = at.as_mut_ptr();
         // SAFETY: in bounds and aligned, by `Layout`; ours alone, by the claim: see the head of the file.
         unsafe { slice::from_raw_parts_mut(at, self.len()) }
     }
 
+    /// Gives it back, also while a panic runs: what was done is whole, or is to be done again, which `word` is to say.
+    #[inline(always)]
+    pub(super) fn end(&mut self, word: &Word32, says: u32) {
+        if let Some(claim) = self.claim.take() {
+            end(self.object, self.body, claim, word, says);
+        }
+    }
+
+    /// Gives it back, with nothing done.
+    #[cold]
+    pub(super) fn give_back(self) {
+        give_back::<false>(self.object, self.body, self.claim, true, None);
+    }
+}
+
+impl<'a, T: Pod> Hold<'a, T> {
+    /// Claims elements `start..start + len`.
+    #[inline(always)]
+    pub(super) fn take(
+        object: &'a Known,
+        at: (u32, u32),
+        mode: Mode,
+        timeout: Option<Duration>,
+    ) -> Result<Self, LockError> {
+        let (claim, left) = claim::<T>(object, at, mode, timeout)?;
+        Ok(Self::new(Loose::new(object, claim), left))
+    }
+
+    /// The claim, which stays claimed; `None` of no elements. Its marks are mended, or told.
+    pub(super) fn into_loose(mut self) -> Option<Loose<'a, T>> {
+        let claim = Some(self.held.claim.take()?);
+        Some(Loose { claim, ..self.held })
+    }
+}
+
+impl<T: Pod> Hold<'static, T, true> {
+    /// As [`Hold::take`]; with a handle of its own to the object.
+    #[inline(always)]
+    pub(super) fn take_owned(
+        object: &Known,
+        at: (u32, u32),
+        mode: Mode,
+        timeout: Option<Duration>,
+    ) -> Result<Self, LockError> {
+        let (claim, left) = claim::<T>(object, at, mode, timeout)?;
+        let kept = Arc::into_raw(Arc::clone(&object.object));
+        let kept = NonNull::new(kept.cast_mut()).expect("of an `Arc`");
+        Ok(Self::new(Loose { object: kept, body: object.body, claim, of: PhantomData }, left))
+    }
+}
+
+impl<'a, T: Pod, const OWNED: bool> Hold<'a, T, OWNED> {
+    #[inline(always)]
+    fn new(held: Loose<'a, T>, left: Option<Box<Marks>>) -> Self {
+        Self { held, was_panicking: thread::panicking(), left: ManuallyDrop::new(left) }
+    }
+
+    #[inline(always)]
+    pub(super) fn into_parts(self) -> Parts<'a, T, OWNED> {
+        let mut hold = ManuallyDrop::new(self);
+        // SAFETY: `hold` is not used after this, nor dropped.
+        let left = unsafe { ManuallyDrop::take(&mut hold.left) };
+        let Loose { object, body, claim, of } = hold.held;
+        Parts(Loose { object, body, claim, of }, hold.was_panicking, left)
+    }
+
+    pub(super) fn from_parts(Parts(held, was_panicking, left): Parts<'a, T, OWNED>) -> Self {
+        Self { held, was_panicking, left: ManuallyDrop::new(left) }
+    }
+
+    /// Are there marks of the dead in it?
+    #[inline(always)]
+    pub(super) fn has_marks(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// The elements, to read.
+    #[inline(always)]
+    pub(super) fn elements(&self) -> &[T] {
+        self.held.elements()
+    }
+
+    /// The elements, to write.
+    #[inline(always)]
+    pub(super) fn elements_mut(&mut self) -> &mut [T] {
+        self.held.elements_mut()
+    }
+
+    /// Puts back what dead processes' updates had begun to change. All of it is in this claim.
+    fn roll_back(&mut self, undo: &[Left]) {
+        let Some(claim) = self.held.claim else { return };
+        for mark in undo {
+            let span = mark.span.common(self.held.span());
+            let mut old = vec![T::zeroed(); (span.end() - span.start()) as usize];
+            if let Some(words) = self.held.object().part(mark.at.index())
+                && Undo::read(words, span, bytemuck::cast_slice_mut(&mut old))
+            {
+                let from = (span.start() - self.held.span().start()) as usize;
+                overwrite(&mut self.elements_mut()[from..from + old.len()], &old);
+            }
+            self.held.body().claims().repair(
+                &claim,
+                thread_id(),
+                slice::from_ref(mark),
+                &Around(self.held.object()),
+            );
+        }
+    }
+
     /// Writes the only element, of 1, 2, 4 or 8 bytes and aligned to them, by one store.
+    #[inline(always)]
     pub(super) fn store(&mut self, value: T) {
         let [element] = self.elements_mut() else { unreachable!("a hold of one element") };
         let bits = to_bits(value);
@@ -421,61 +447,27 @@ impl<'a, T: Pod> Hold<'a, T> {
         }
     }
 
-    #[inline(always)]
-    fn check(&self) -> First<T> {
-        let Some(claim) = &self.claim else { return First(NonNull::dangling()) };
-        assert!(self.object().me_now() == Some(claim.me()), "{OF_ANOTHER}");
-        // SAFETY: within the elements, by `claim`'s span and the checked length.
-        First(unsafe { self.body().elements.cast::<T>().add(self.span.start() as usize) })
-    }
-
     /// What claims over marks report: which process died, and where, counted from the start of the hold.
     #[inline(always)]
     pub(super) fn inherited(&self) -> Option<(u32, std::ops::Range<usize>)> {
-        self.left.as_ref().and_then(|left| self.first_and_hull(left))
-    }
-
-    #[cold]
-    fn first_and_hull(&self, left: &[Left]) -> Option<(u32, std::ops::Range<usize>)> {
-        let common = |mark: &Left| mark.span.common(self.span);
-        let start = left.iter().map(|mark| common(mark).start()).min()?;
-        let end = left.iter().map(|mark| common(mark).end()).max()?;
-        Some((left.first()?.pid, (start - self.span.start()) as usize..(end - self.span.start()) as usize))
-    }
-
-    /// Gives it back, also while a panic runs: what was done is whole, or is to be done again, which `say` says.
-    #[inline(always)]
-    pub(super) fn end(&mut self, say: impl FnOnce()) {
-        if let Some(claim) = self.claim.take()
-            && self.object().me_now() == Some(claim.me())
-        {
-            let claims = self.body().claims();
-            claims.settle(&claim);
-            say();
-            claims.release(&claim);
-        }
+        self.left.as_ref().and_then(|left| first_and_hull(self.held.span(), &left.0))
     }
 
     #[inline(always)]
     fn with_claims(&self, f: impl FnOnce(Claims<'_>, &Claim)) {
-        if let Some(claim) = &self.claim
-            && self.object().me_now() == Some(claim.me())
+        if let Some(claim) = &self.held.claim
+            && self.held.object().me_now() == Some(claim.me())
         {
-            f(self.body().claims(), claim);
+            f(self.held.body().claims(), claim);
         }
     }
 
     /// The marks in it go: the elements are whole.
     #[inline(always)]
     pub(super) fn repair(&mut self) {
-        if let Some(left) = self.left.take() {
-            self.repair_marks(&left);
+        if let (Some(left), Some(claim)) = (self.left.take(), self.held.claim) {
+            repair(self.held.object(), self.held.body(), claim, *left);
         }
-    }
-
-    #[cold]
-    fn repair_marks(&self, left: &[Left]) {
-        self.with_claims(|claims, claim| claims.repair(claim, thread_id(), left, &Around(self.object())));
     }
 
     /// What was done is whole: our death leaves no mark from here on.
@@ -491,24 +483,25 @@ impl<'a, T: Pod> Hold<'a, T> {
 
     /// Of an undecided hold: `new` replaces the elements, and whoever dies in it has changed nothing, or all.
     pub(super) fn replace(mut self, new: &[T]) -> Result<(), CreateError> {
-        let Some(claim) = self.claim else { return Ok(()) };
+        let Some(claim) = self.held.claim else { return Ok(()) };
         let index = claim.at().index();
-        let span = self.span;
+        let span = claim.span;
         if !atomic::broken(Rule::UndoFirst) {
             let bytes: &[u8] = bytemuck::cast_slice(self.elements());
-            self.object().detach_part(index)?;
-            self.object()
+            self.held.object().detach_part(index)?;
+            self.held
+                .object()
                 .attach_part(index, Undo::bytes(bytes.len()), |words| Undo::write(words, span, bytes))?;
         }
         self.with_claims(|claims, claim| claims.decide(claim)); // from here on our death is undone
         overwrite(self.elements_mut(), new);
         self.settle(); // the commit
-        self.object().detach_part(index)
+        self.held.object().detach_part(index)
     }
 }
 
 /// What a hold needs: the claim, and the marks in it.
-type Claimed = (Option<Claim>, Option<Box<[Left]>>);
+type Claimed = (Option<Claim>, Option<Box<Marks>>);
 
 /// Claims elements `start..start + len`.
 #[inline(always)]
@@ -524,11 +517,11 @@ fn claim<T: Pod>(
     }
 }
 
-/// Claims to write if nobody is in the way and there is nothing to say about it. `None` says nothing.
+/// Claims to write, as whom it says, if nobody is in the way and there is nothing to say about it. `None` says nothing.
 #[inline(always)]
-pub(super) fn claim_free<T: Pod>(object: &Known, at: (u32, u32)) -> Option<Loose<'_, T>> {
+pub(super) fn claim_free<T: Pod>(object: &Known, at: (u32, u32)) -> Option<(Owner, Loose<'_, T>)> {
     let claim = claim_at_once(object, at, Mode::Exclusive)?;
-    Some(Loose { object, claim, of: PhantomData })
+    Some((claim.me(), Loose::new(object, Some(claim))))
 }
 
 #[inline(always)]
@@ -537,18 +530,18 @@ fn claim_at_once(object: &Known, (start, len): (u32, u32), mode: Mode) -> Option
         return None;
     }
     // `start + len` is at most the array's length, by `SharedArray`'s checks.
-    let span = Span::new(start, start + len);
+    let span = Span::of(start, len);
     debug_assert!(span.end() <= object.body().len);
-    let who = Who { me: object.holder_now()?, thread: thread_id() };
-    object
-        .body()
-        .claims()
-        .take_free(who, span, mode, |announced| claim_on(object, who, span, mode, announced))
+    let who = Who { me: object.me_now()?, thread: thread_id() };
+    let claims = object.body().claims();
+    claims.take_free(who, span, mode, |announced| claim_on(object, span, mode, announced))
 }
 
 /// [`Claims::take_on`], out of line.
 #[inline(never)]
-fn claim_on(object: &Known, who: Who, span: Span, mode: Mode, announced: Option<Claim>) -> Option<Claim> {
+fn claim_on(object: &Known, span: Span, mode: Mode, announced: Option<Claim>) -> Option<Claim> {
+    let me = announced.map(|claim| claim.me()).or_else(|| object.holder_now())?;
+    let who = Who { me, thread: thread_id() };
     object.body().claims().take_on(who, span, mode, announced, &Around(object))
 }
 
@@ -586,14 +579,13 @@ fn claim_slowly<T: Pod>(
             if mode == Mode::Exclusive {
                 claims.decide(&claim);
             }
-            return Ok((Some(claim), (!left.is_empty()).then(|| left.into())));
+            return Ok((Some(claim), (!left.is_empty()).then(|| Box::new(Marks(left)))));
         }
         // An update is undone as a whole, by who has all of it alone: a mark of a part of it would be older than
         // what others write there meanwhile.
         let hull = undo.iter().fold(wide, |hull, mark| hull.hull(mark.span.common(all)));
         if hull == wide && alone {
-            let at = (wide.start(), wide.end() - wide.start());
-            let mut whole = Hold::<T>::new(Kept::Borrowed(object), at, (Some(claim), None));
+            let mut whole = Hold::<T>::new(Loose::new(object, Some(claim)), None);
             whole.was_panicking = true;
             whole.roll_back(&undo);
             (wide, alone) = (span, exclusive);
@@ -648,36 +640,81 @@ impl<T> First<T> {
     }
 }
 
-impl<T: Pod> Drop for Hold<'_, T> {
+impl<T: Pod, const OWNED: bool> Drop for Hold<'_, T, OWNED> {
     #[inline(always)]
     fn drop(&mut self) {
-        if let Some(claim) = self.claim
-            && self.object().me_now() == Some(claim.me())
-        {
-            let claims = self.body().claims();
-            if claim.is_exclusive() && !self.was_panicking && thread::panicking() {
-                claims.abandon(claim);
-            } else {
-                claims.release(&claim);
-            }
-        }
-        if self.has_marks() {
-            self.forget_marks();
-        }
-        if self.owned {
-            // SAFETY: from `Arc::into_raw` in `new`, and nothing goes through the pointer after this.
-            drop(unsafe { Arc::from_raw(self.object.as_ptr()) });
-        }
+        // SAFETY: nothing reads them after this.
+        let left = unsafe { ManuallyDrop::take(&mut self.left) };
+        let Loose { object, body, claim, .. } = self.held;
+        give_back::<OWNED>(object, body, claim, self.was_panicking, left);
     }
 }
 
-impl<T: Pod> Hold<'_, T> {
-    #[cold]
-    #[inline(never)]
-    fn forget_marks(&mut self) {
-        // SAFETY: called at the end of the drop, and nothing reads them after this.
-        unsafe { ManuallyDrop::drop(&mut self.left) };
+/// The drop of a hold: out of line, so that no place that is left by a panic takes the hold's address.
+#[inline(never)]
+fn give_back<const OWNED: bool>(
+    at: NonNull<Object>,
+    body: NonNull<Body>,
+    claim: Option<Claim>,
+    was_panicking: bool,
+    left: Option<Box<Marks>>,
+) {
+    // SAFETY: as in `Loose::object`.
+    let object = unsafe { at.as_ref() };
+    if let Some(claim) = claim
+        && object.me_now() == Some(claim.me())
+    {
+        // SAFETY: as in `Loose::body`.
+        let claims = unsafe { body.as_ref() }.claims();
+        if claim.is_exclusive() && !was_panicking && thread::panicking() {
+            claims.abandon(&claim);
+        } else {
+            claims.release(&claim);
+        }
     }
+    if let Some(left) = left {
+        forget(left);
+    }
+    if OWNED {
+        // SAFETY: from `Arc::into_raw` in `take_owned`, and nothing goes through the pointer after this.
+        drop(unsafe { Arc::from_raw(at.as_ptr()) });
+    }
+}
+
+/// As [`give_back`], for [`Loose::end`].
+#[inline(never)]
+fn end(object: NonNull<Object>, body: NonNull<Body>, claim: Claim, word: &Word32, says: u32) {
+    // SAFETY: as in `Loose::object`.
+    let object = unsafe { object.as_ref() };
+    if object.me_now() == Some(claim.me()) {
+        // SAFETY: as in `Loose::body`.
+        let claims = unsafe { body.as_ref() }.claims();
+        // Release: who finds it done finds its elements.
+        claims.end(&claim, || word.store(says, Release));
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn forget(left: Box<Marks>) {
+    drop(left);
+}
+
+#[cold]
+#[inline(never)]
+fn repair(object: &Object, body: &Body, claim: Claim, left: Marks) {
+    if object.me_now() == Some(claim.me()) {
+        body.claims().repair(&claim, thread_id(), &left.0, &Around(object));
+    }
+}
+
+/// Who left the first of the marks, and the smallest range with all of them that lies in `span`, counted from its start.
+#[cold]
+fn first_and_hull(span: Span, left: &[Left]) -> Option<(u32, std::ops::Range<usize>)> {
+    let common = |mark: &Left| mark.span.common(span);
+    let start = left.iter().map(|mark| common(mark).start()).min()?;
+    let end = left.iter().map(|mark| common(mark).end()).max()?;
+    Some((left.first()?.pid, (start - span.start()) as usize..(end - span.start()) as usize))
 }
 
 /// What an update has to put back: word 0 the span, then the elements' bytes.

@@ -144,7 +144,7 @@ impl<T: Pod> SharedArray<T> {
     }
 
     #[inline(always)]
-    fn hold(&self, mode: Mode, timeout: Option<Duration>) -> Result<Hold<'static, T>, LockError> {
+    fn hold(&self, mode: Mode, timeout: Option<Duration>) -> Result<guards::Kept<T>, LockError> {
         Hold::take_owned(&self.object, (self.start, self.len), mode, timeout)
     }
 
@@ -163,7 +163,7 @@ impl<T: Pod> SharedArray<T> {
         timeout: Option<Duration>,
     ) -> Result<Hold<'_, T>, ArrayError> {
         let hold = Hold::take(&self.object, at, mode, timeout)?;
-        if hold.has_marks() { Err(guards::marked(hold)) } else { Ok(hold) }
+        if hold.has_marks() { Err(guards::marked(hold.into_parts())) } else { Ok(hold) }
     }
 
     #[inline(always)]
@@ -235,6 +235,7 @@ impl<T: Pod> SharedArray<T> {
         self.share(Some(timeout))
     }
 
+    #[inline(always)]
     fn index(&self, index: usize) -> Result<u32, ArrayError> {
         match u32::try_from(index) {
             Ok(at) if at < self.len => Ok(at),
@@ -250,6 +251,7 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     /// [`ArrayError::Index`]; [`ArrayError::Lock`] as [`read`](Self::read).
+    #[inline(always)]
     pub fn get(&self, index: usize) -> Result<T, ArrayError> {
         Ok(self.work((self.index(index)?, 1), Mode::Shared)?.elements()[0])
     }
@@ -258,6 +260,7 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     /// [`ArrayError::Index`]; [`ArrayError::Lock`] as [`get_lock`](Self::get_lock).
+    #[inline(always)]
     pub fn set(&self, index: usize, value: T) -> Result<(), ArrayError> {
         let at = self.index(index)?;
         if size_of::<T>() > 8 || align_of::<T>() != size_of::<T>() {

@@ -128,8 +128,8 @@ pub(crate) use table::{At, LINE32, LINE64, Span, Table};
 pub(crate) use {table::entries, wait::Deadline};
 
 use self::{
-    record::{FROZEN_HERE, NONE_GRANTED, OWN_ROWS, PARKED},
-    table::{CONTENDED, ENTRIES, EXCLUSIVE, FROZEN},
+    record::{FROZEN_HERE, NONE_GRANTED, OWN_ROWS, PARKED, Slots},
+    table::{CONTENDED, ENTRIES, EXCLUSIVE, Entry, FROZEN},
     wait::{PAUSES, Wait},
 };
 use super::mutation::{Mutation, broken, unless};
@@ -213,6 +213,12 @@ impl Claim {
         At { row: (self.names.get() >> 32) as u16, entry: (self.names.get() >> 48) as u16 & 0xf }
     }
 
+    /// Is it at the first entry of our first row?
+    #[inline(always)]
+    fn is_at_home(&self) -> bool {
+        self.names.get() >> 48 == 0
+    }
+
     /// Which of our rows.
     #[inline(always)]
     fn own(&self) -> usize {
@@ -282,20 +288,25 @@ impl Claims<'_> {
         otherwise: impl Fn(Option<Claim>) -> Option<Claim>,
     ) -> Option<Claim> {
         let exclusive = mode != Mode::Shared;
-        let Some(claim) = self.go_home(who, span, exclusive) else { return otherwise(None) };
-        self.announce(&claim);
+        let Some((claim, entry)) = self.go_home(who, span, exclusive) else { return otherwise(None) };
+        announce(&claim, entry);
         let frozen = || exclusive && self.is_frozen();
         let early = broken(Mutation::FrozenBeforeTheOthers);
-        // Invariants 6 and 9.
+        // Invariants 6 and 9. No branch between the looks: they wait at the same time.
         let free = match exclusive {
-            true => !(early && frozen() || self.is_biased() || !self.is_alone(&claim) || !early && frozen()),
-            false => self.is_open() || self.is_alone(&claim),
+            true => {
+                let frozen_early = early && frozen();
+                let biased = self.is_biased();
+                let alone = self.is_alone(&claim, entry);
+                !(frozen_early | biased | !alone | (!early && frozen()))
+            }
+            false => self.is_open() || self.is_alone(&claim, entry),
         };
-        if !free || !self.is_uncut(&claim) {
+        if !(free & is_uncut(&claim, entry)) {
             return otherwise(Some(claim));
         }
         if mode != Mode::Undecided {
-            self.decide(&claim);
+            self.decide_in(entry);
         }
         Some(claim)
     }
@@ -366,46 +377,29 @@ impl Claims<'_> {
 
     /// An entry of ours, announced.
     fn enter(&self, who: Who, span: Span, exclusive: bool) -> Option<Claim> {
-        let claim = self.go_home(who, span, exclusive).or_else(|| self.allocate(who, span, exclusive))?;
-        self.announce(&claim);
+        let at_home = self.go_home(who, span, exclusive).map(|(claim, _)| claim);
+        let claim = at_home.or_else(|| self.allocate(who, span, exclusive))?;
+        announce(&claim, self.table.entry(claim.at()));
         Some(claim)
-    }
-
-    /// From here on others see the claim.
-    #[inline(always)]
-    fn announce(&self, claim: &Claim) {
-        self.table.span(claim.at()).store(claim.span.0, Relaxed);
-        self.table.word(claim.at()).swap(claim.word(), AcqRel);
-        if !broken(Mutation::ClaimWithoutFence) {
-            fence_after_swap(); // invariant 1
-        }
     }
 
     /// Is every other entry free, ours and others'? Asked for a claim at home; no answer is "no".
     #[inline(always)]
-    fn is_alone(&self, claim: &Claim) -> bool {
-        let any_of = |words: &[Word32]| words.iter().fold(0, |any, word| any | word.load(Relaxed));
+    fn is_alone(&self, claim: &Claim, entry: Entry<'_>) -> bool {
         let (record, home) = (self.record, usize::from(claim.at().row));
         let splits = self.table.splits();
         // Rows of ours that hold more than this claim: only the first is looked at here.
         let mut any = u64::from(record.count.load(Relaxed) ^ 1);
         any |= record.slots[0].tags[1..ENTRIES].iter().fold(0, |any, tag| any | tag.load(Relaxed));
-        for (row, line) in self.table.lines[..self.table.used()].iter().enumerate() {
-            any |= u64::from(any_of(&line[2..=ENTRIES]));
-            if row != home {
-                any |= u64::from(line[1].load(Relaxed));
-            }
+        any |= u64::from(any_of(&entry.line[2..=ENTRIES]));
+        let used = self.table.used();
+        if used > 1 || home != 0 {
+            any |= u64::from(any_of_others(&self.table.lines[..used], home));
         }
         // Pairs with the release of each of them.
         fence(Acquire);
-        any |= u64::from(self.table.has_split(splits)); // invariant 8
+        any |= u64::from(self.table.splits_now() ^ splits); // invariant 8
         any == 0 || atomic::broken(Rule::LookAtOthers)
-    }
-
-    /// Invariant 4.
-    #[inline(always)]
-    fn is_uncut(&self, claim: &Claim) -> bool {
-        self.table.span(claim.at()).load(Relaxed) == claim.span.0 || broken(Mutation::OwnSpanBelieved)
     }
 
     /// From the announcement until the claim holds, or is released.
@@ -420,7 +414,7 @@ impl Claims<'_> {
         let exclusive = claim.is_exclusive();
         if exclusive {
             self.end_bias();
-        } else if self.is_open() && self.is_uncut(claim) {
+        } else if self.is_open() && is_uncut(claim, self.table.entry(claim.at())) {
             self.decide(claim);
             return Ok(());
         }
@@ -456,7 +450,7 @@ impl Claims<'_> {
             }
         }
         // Invariant 4.
-        if !self.is_uncut(claim) {
+        if !is_uncut(claim, self.table.entry(claim.at())) {
             self.release(claim);
             return Err(Obstacle::Again);
         }
@@ -478,21 +472,23 @@ impl Claims<'_> {
     }
 
     /// The home entry, for the thread whose home it is: nobody else writes its slot, so this needs no compare-exchange.
+    /// The name says more: who has it has taken a row as this process, which has made sure that the array is there.
     #[inline(always)]
-    fn go_home(&self, who: Who, span: Span, exclusive: bool) -> Option<Claim> {
+    fn go_home(&self, who: Who, span: Span, exclusive: bool) -> Option<(Claim, Entry<'_>)> {
         let record = self.record;
         if record.home.load(Acquire) != who.name() {
             return None;
         }
-        let claim = Claim::new(who.me, (0, record.rows[0].load(Relaxed) as usize, 0), span, exclusive);
-        let (tag, own) = self.slot(&claim);
-        if tag.load(Relaxed) != 0 || self.table.word(claim.at()).load(Relaxed) != 0 {
+        let row = record.rows[0].load(Relaxed) as usize;
+        let entry = Entry { line: self.table.lines.get(row)?, spans: self.table.spans.get(row)?, entry: 0 };
+        let Slots { tags: [tag, ..], spans: [own, ..] } = &record.slots[0];
+        if tag.load(Relaxed) | u64::from(entry.word().load(Relaxed)) != 0 {
             return None; // in use, or a mark
         }
         own.store(span.0, Relaxed);
         // Relaxed, as the span: announced by the swap of the entry's word, and its fence.
         tag.store(who.tag(exclusive), Relaxed);
-        Some(claim)
+        Some((Claim::new(who.me, (0, row, 0), span, exclusive), entry))
     }
 
     /// An entry of ours for this thread, not announced yet.
@@ -604,54 +600,51 @@ impl Claims<'_> {
     }
 
     /// The claim is held: from now on our death leaves a mark.
-    #[inline]
     pub(crate) fn decide(&self, claim: &Claim) {
+        self.decide_in(self.table.entry(claim.at()));
+    }
+
+    #[inline(always)]
+    fn decide_in(&self, entry: Entry<'_>) {
         // Release: what undoes the change is there before.
-        self.table.held(claim.at()).store(self.record.pid.load(Relaxed), Release);
+        entry.held().store(self.record.pid.load(Relaxed), Release);
         // And no element is written before it: a kill comes between two instructions of the compiled code.
         compiler_fence();
     }
 
     /// What was done is whole: our death leaves no mark any more.
-    #[inline]
     pub(crate) fn settle(&self, claim: &Claim) {
+        // Release: killed behind it, all elements are written.
         self.table.held(claim.at()).store(0, Release);
     }
 
     /// Gives a claim back.
     #[inline(always)]
     pub(crate) fn release(&self, claim: &Claim) {
-        // Release: killed behind it, all elements are written.
-        self.table.held(claim.at()).store(0, Release);
-        let word = self.table.word(claim.at());
-        if word.compare_exchange(claim.word(), 0, unless(Mutation::RelaxedRelease, Release), Relaxed).is_err()
-        {
-            self.replace(*claim, 0);
+        self.end(claim, || ());
+    }
+
+    /// Gives a claim back, and `say`s between the two that what was done is whole.
+    #[inline(always)]
+    pub(crate) fn end(&self, claim: &Claim, say: impl FnOnce()) {
+        let row = usize::from(claim.at().row);
+        match self.table.lines.get(row) {
+            Some(line) if claim.is_at_home() => {
+                let tag = &self.record.slots[0].tags[0];
+                give_back(&line[1], &line[1 + ENTRIES], tag, claim.word(), say);
+            }
+            _ => {
+                let entry = self.table.entry(claim.at());
+                give_back_elsewhere(entry.word(), entry.held(), self.slot(claim).0, claim.word(), say);
+            }
         }
-        // Release: the entry is free before a thread of ours finds it so.
-        self.slot(claim).0.store(0, Release);
     }
 
     /// Gives a claim up in the middle of a change: it becomes a mark, if it was decided.
-    #[cold]
-    pub(crate) fn abandon(self, claim: Claim) {
-        if self.table.held(claim.at()).load(Relaxed) == 0 {
-            return self.release(&claim);
-        }
-        self.replace(claim, NOBODY | EXCLUSIVE);
-        self.slot(&claim).0.store(0, Release);
-    }
-
-    /// The word of a claim that somebody waits for, or that somebody overwrote: then it stays as it is.
-    #[cold]
-    fn replace(self, claim: Claim, by: u32) {
-        let (word, mine) = (self.table.word(claim.at()), claim.word());
-        let order = unless(Mutation::RelaxedRelease, Release);
-        if word.compare_exchange(mine, by, order, Relaxed).is_err()
-            && word.compare_exchange(mine | CONTENDED, by, order, Relaxed).is_ok()
-        {
-            futex::wake(word, u32::MAX);
-        }
+    #[inline(always)]
+    pub(crate) fn abandon(&self, claim: &Claim) {
+        let entry = self.table.entry(claim.at());
+        abandon(entry.word(), claim.word(), entry.held(), self.slot(claim).0);
     }
 
     /// Waits until the entry that is in our way changes. `true` if its owner is dead.
@@ -741,6 +734,77 @@ impl Claims<'_> {
     /// Is no exclusive claim granted any more? Invariant 6.
     #[inline(always)]
     fn is_frozen(&self) -> bool {
-        self.table.is_frozen() || self.record.frozen.load(Relaxed) != 0
+        self.table.is_frozen() | (self.record.frozen.load(Relaxed) != 0)
     }
+}
+
+/// Is any of these entries not free?
+#[inline(always)]
+fn any_of(words: &[Word32]) -> u32 {
+    words.iter().fold(0, |any, word| any | word.load(Relaxed))
+}
+
+/// Is any entry of these rows not free, save for those of one of them?
+#[inline(never)]
+fn any_of_others(lines: &[[Word32; LINE32]], but: usize) -> u32 {
+    let others = lines.iter().enumerate().filter(|(row, _)| *row != but);
+    others.fold(0, |any, (_, line)| any | any_of(&line[1..=ENTRIES]))
+}
+
+/// From here on others see the claim.
+#[inline(always)]
+fn announce(claim: &Claim, entry: Entry<'_>) {
+    entry.span().store(claim.span.0, Relaxed);
+    entry.word().swap(claim.word(), AcqRel);
+    if !broken(Mutation::ClaimWithoutFence) {
+        fence_after_swap(); // invariant 1
+    }
+}
+
+/// Invariant 4.
+#[inline(always)]
+fn is_uncut(claim: &Claim, entry: Entry<'_>) -> bool {
+    entry.span().load(Relaxed) == claim.span.0 || broken(Mutation::OwnSpanBelieved)
+}
+
+/// [`Claims::end`], of an entry whose word is `mine`.
+#[inline(always)]
+fn give_back(word: &Word32, held: &Word32, tag: &Private64, mine: u32, say: impl FnOnce()) {
+    // Release: killed behind it, all elements are written.
+    held.store(0, Release);
+    say();
+    let order = unless(Mutation::RelaxedRelease, Release);
+    if word.compare_exchange(mine, 0, order, Relaxed).is_err() {
+        return replace(word, mine, 0, tag);
+    }
+    // Release: the entry is free before a thread of ours finds it so.
+    tag.store(0, Release);
+}
+
+/// The same, out of line.
+#[inline(never)]
+fn give_back_elsewhere(word: &Word32, held: &Word32, tag: &Private64, mine: u32, say: impl FnOnce()) {
+    give_back(word, held, tag, mine, say);
+}
+
+/// [`Claims::abandon`], of an entry whose word is `mine`.
+#[cold]
+#[inline(never)]
+fn abandon(word: &Word32, mine: u32, held: &Word32, tag: &Private64) {
+    let is_decided = held.load(Relaxed) != 0;
+    replace(word, mine, if is_decided { NOBODY | EXCLUSIVE } else { 0 }, tag);
+}
+
+/// The word of a claim that somebody waits for, or that somebody overwrote: then it stays as it is. Then its slot goes.
+#[cold]
+#[inline(never)]
+fn replace(word: &Word32, mine: u32, by: u32, tag: &Private64) {
+    let order = unless(Mutation::RelaxedRelease, Release);
+    if word.compare_exchange(mine, by, order, Relaxed).is_err()
+        && word.compare_exchange(mine | CONTENDED, by, order, Relaxed).is_ok()
+    {
+        futex::wake(word, u32::MAX);
+    }
+    // Release: as in `give_back`.
+    tag.store(0, Release);
 }

@@ -43,6 +43,14 @@ impl Span {
         if start >= end { Self::EMPTY } else { Self(u64::from(start) << 32 | u64::from(end)) }
     }
 
+    /// Elements `start..start + len`, of which there are some.
+    #[cfg(not(loom))]
+    #[inline(always)]
+    pub(crate) fn of(start: u32, len: u32) -> Self {
+        debug_assert!(len != 0 && start.checked_add(len).is_some());
+        Self(u64::from(start) << 32 | u64::from(start.wrapping_add(len)))
+    }
+
     pub(crate) fn start(self) -> u32 {
         (self.0 >> 32) as u32
     }
@@ -91,6 +99,32 @@ pub(crate) struct Table<'a> {
     pub(super) spans: &'a [[Word64; LINE64]],
 }
 
+/// An entry's words.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) line: &'a [Word32; LINE32],
+    pub(super) spans: &'a [Word64; LINE64],
+    /// Below [`ENTRIES`].
+    pub(super) entry: usize,
+}
+
+impl<'a> Entry<'a> {
+    #[inline(always)]
+    pub(super) fn word(self) -> &'a Word32 {
+        &self.line[1 + (self.entry & MASK)]
+    }
+
+    #[inline(always)]
+    pub(super) fn held(self) -> &'a Word32 {
+        &self.line[1 + ENTRIES + (self.entry & MASK)]
+    }
+
+    #[inline(always)]
+    pub(super) fn span(self) -> &'a Word64 {
+        &self.spans[self.entry & MASK]
+    }
+}
+
 /// Where an entry is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct At {
@@ -130,18 +164,24 @@ impl<'a> Table<'a> {
     }
 
     #[inline(always)]
+    pub(super) fn entry(&self, at: At) -> Entry<'a> {
+        let row = usize::from(at.row);
+        Entry { line: &self.lines[row], spans: &self.spans[row], entry: at.entry() }
+    }
+
+    #[inline(always)]
     pub(super) fn word(&self, at: At) -> &'a Word32 {
-        &self.lines[usize::from(at.row)][1 + at.entry()]
+        self.entry(at).word()
     }
 
     #[inline(always)]
     pub(super) fn held(&self, at: At) -> &'a Word32 {
-        &self.lines[usize::from(at.row)][1 + ENTRIES + at.entry()]
+        self.entry(at).held()
     }
 
     #[inline(always)]
     pub(super) fn span(&self, at: At) -> &'a Word64 {
-        &self.spans[usize::from(at.row)][at.entry()]
+        self.entry(at).span()
     }
 
     /// Has [`Claims::freeze`] happened?
@@ -159,7 +199,13 @@ impl<'a> Table<'a> {
     /// Was one split since, as far as the trimmed marks that were seen since can tell? Behind an Acquire fence.
     #[inline(always)]
     pub(super) fn has_split(&self, since: u32) -> bool {
-        self.head[SPLITS].load(Relaxed) != since
+        self.splits_now() != since
+    }
+
+    /// How many they are now. Behind an Acquire fence.
+    #[inline(always)]
+    pub(super) fn splits_now(&self) -> u32 {
+        self.head[SPLITS].load(Relaxed)
     }
 
     /// Entries that are not free.

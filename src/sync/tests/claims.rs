@@ -217,7 +217,7 @@ impl World {
                     return;
                 }
                 let held = self.held.swap_remove(i);
-                self.claims(held.process).abandon(held.claim);
+                self.claims(held.process).abandon(&held.claim);
                 self.marked.extend(held.elements().filter(|_| held.decided));
             }
             Step::Repair(which) => {

@@ -306,7 +306,7 @@ fn a_cut_into_a_claim() {
         let world = World::new();
         let get = |world: &World, id, span| world.take_at(id, span, Mode::Exclusive, TRY).expect("free");
         let (claim, _) = get(&world, 0, (0, 3));
-        world.claims(0).abandon(claim);
+        world.claims(0).abandon(&claim);
         get(&world, 0, (8, 9)); // its last entry: so that it looks for entries that are mended
         let (end, left) = get(&world, 1, (2, 3));
         assert_eq!(left.len(), 1);
