@@ -391,7 +391,7 @@ fn several_are_locked_at_once() {
     thread::scope(|s| {
         for order in [[&low, &b, &high], [&high, &low, &b], [&b, &high, &low]] {
             s.spawn(move || {
-                for _ in 0..100 {
+                for _ in 0..200 {
                     let mut guards = lock_all(order).unwrap();
                     guards.iter_mut().for_each(|guard| guard[0] += 1);
                 }
