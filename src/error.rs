@@ -355,11 +355,13 @@ impl<G> From<CreateError> for LockError<G> {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// No room: the segment's reservation, a memory limit, or /dev/shm. All else stays usable.
-    #[error("no room for {bytes} bytes of shared memory")]
+    /// No room. All else stays usable.
+    #[error("no room for {bytes} bytes of shared memory: {what}")]
     Full {
         /// The size of the request, in bytes.
         bytes: u64,
+        /// What there is not enough of.
+        what: Resource,
     },
     /// A size that cannot be.
     #[error("not possible: {0}")]
@@ -391,6 +393,24 @@ pub enum CreateError {
     /// The kernel refused.
     #[error(transparent)]
     Os(#[from] OsError),
+}
+
+/// What there is not enough of, where there is no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Resource {
+    /// What the segment was [made for](crate::ManagerBuilder::reserve), or the map.
+    #[error("the segment, or the map, was not made for more")]
+    Segment,
+    /// The machine's memory; of a named segment, or in a container, also what /dev/shm may have of it.
+    #[error("the machine has no more memory for it, or /dev/shm may have no more")]
+    Memory,
+    /// This process's address space (`RLIMIT_AS`).
+    #[error("this process has not so much address space (ulimit -v)")]
+    AddressSpace,
+    /// The size of files (`RLIMIT_FSIZE`), which limits shared memory too.
+    #[error("this process may not make such large files (ulimit -f)")]
+    FileSize,
 }
 
 /// A manager, or an object in it, was not created, opened, listed or removed.
@@ -533,12 +553,12 @@ pub enum OpenError {
     #[error(transparent)]
     Handle(HandleError),
     /// No room: memory in /dev/shm, address space, or a limit on the size of files.
-    #[error(
-        "no room for a segment of {bytes} bytes: free memory in /dev/shm, raise the limit, or ask for less"
-    )]
+    #[error("no room for {bytes} bytes of shared memory: {what}")]
     Full {
         /// The size of the request, in bytes.
         bytes: u64,
+        /// What there is not enough of.
+        what: Resource,
     },
     /// All places for processes are taken.
     #[error("all {max} places for processes in the segment are taken")]
@@ -596,7 +616,7 @@ pub enum NameFault {
 impl From<CreateError> for OpenError {
     fn from(e: CreateError) -> Self {
         match e {
-            CreateError::Full { bytes } => OpenError::Full { bytes },
+            CreateError::Full { bytes, what } => OpenError::Full { bytes, what },
             CreateError::TooManyProcesses { max } => OpenError::TooManyProcesses { max },
             CreateError::DescriptorsLost => OpenError::DescriptorsLost,
             CreateError::ReadOnly => OpenError::ReadOnly,

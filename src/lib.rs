@@ -86,7 +86,7 @@ pub use self::{
 };
 pub use error::{
     ArrayError, CreateError, EncodeError, Error, HandleError, Inherit, Inherited, LockError, LockResult,
-    MapError, NameFault, OpenError, OsError, PoolError, PoolFault, Result, TaskError, VerifyError,
+    MapError, NameFault, OpenError, OsError, PoolError, PoolFault, Resource, Result, TaskError, VerifyError,
 };
 
 /// Checks the process's own segment: is every byte free, or in use exactly once? Clears what dead processes left

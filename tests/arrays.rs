@@ -3,7 +3,7 @@
 mod watchdog;
 
 use allmend::{
-    ArrayError, CreateError, Error, LockError, Pool, SharedArray, TaskError,
+    ArrayError, CreateError, Error, LockError, Pool, Resource, SharedArray, TaskError,
     array::{Chunk, lock_all},
 };
 use proptest::prelude::*;
@@ -30,7 +30,10 @@ fn bad_input_has_its_own_errors() {
     assert!(matches!(SharedArray::<u8>::from_slice(&[]), Err(CreateError::Invalid(_))));
     assert!(matches!(SharedArray::<u8>::unlocked(0), Err(CreateError::Invalid(_))));
     assert!(matches!(SharedArray::<u8>::new(1 << 32), Err(CreateError::Invalid(_))));
-    assert!(matches!(SharedArray::<u64>::new(usize::MAX), Err(CreateError::Full { .. })));
+    assert!(matches!(
+        SharedArray::<u64>::new(usize::MAX),
+        Err(CreateError::Full { what: Resource::Segment, .. })
+    ));
     let a = SharedArray::from_slice(&[1u32, 2, 3, 4, 5]).unwrap();
     assert_eq!(a.get(5), Err(ArrayError::Index { index: 5, len: 5 }));
     assert_eq!(a.set(usize::MAX, 0), Err(ArrayError::Index { index: usize::MAX, len: 5 }));

@@ -4,7 +4,7 @@
 mod harness;
 
 use allmend::{
-    CommandExt, CreateError, LockError, Manager, MapError, NameFault, OpenError, Pool, SharedArray,
+    CommandExt, CreateError, LockError, Manager, MapError, NameFault, OpenError, Pool, Resource, SharedArray,
     SharedAtomic, SharedMap, SharedValue, VerifyError, map::MapBuilder, sync::Unlocked,
 };
 use harness::{Line, Random, die, fork, stage, until};
@@ -337,7 +337,7 @@ fn full() {
             Err(e) => break e,
         }
     };
-    assert!(matches!(error, OpenError::Full { .. }), "{error:?}");
+    assert!(matches!(error, OpenError::Full { what: Resource::Segment, .. }), "{error:?}");
     assert!(made > 5_000, "{made}");
     // All that is there goes on.
     for i in 0..made {
@@ -536,5 +536,5 @@ fn not_a_segment_of_ours() {
     let too_many = Manager::builder().max_processes(5_000).new();
     assert!(matches!(too_many, Err(OpenError::Invalid(_))), "{too_many:?}");
     let too_large = Manager::builder().reserve(u64::MAX).new();
-    assert!(matches!(too_large, Err(OpenError::Full { .. })), "{too_large:?}");
+    assert!(matches!(too_large, Err(OpenError::Full { what: Resource::AddressSpace, .. })), "{too_large:?}");
 }

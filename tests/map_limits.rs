@@ -3,7 +3,7 @@
 
 mod harness;
 
-use allmend::{CreateError, LockError, Manager, MapError, SharedMap};
+use allmend::{CreateError, LockError, Manager, MapError, Resource as Lack, SharedMap};
 use harness::{
     Line, fork,
     mounts::{own_mounts, tmpfs_over},
@@ -96,7 +96,7 @@ fn little_address_space() {
         limit_address_space(300 << 20);
         let map = Map::new().unwrap();
         let too_many = Map::with_capacity(1 << 40, u64::MAX);
-        assert!(matches!(too_many, Err(CreateError::Full { .. })), "{too_many:?}");
+        assert!(matches!(too_many, Err(CreateError::Full { what: Lack::Segment, .. })), "{too_many:?}");
         is_well_though_full(&map);
         allmend::verify().unwrap();
     })
@@ -104,7 +104,7 @@ fn little_address_space() {
     fork(|| {
         limit_address_space(4 << 20);
         let none = Map::new();
-        assert!(matches!(none, Err(CreateError::Full { .. })), "{none:?}");
+        assert!(matches!(none, Err(CreateError::Full { what: Lack::AddressSpace, .. })), "{none:?}");
     })
     .succeeds("4 MB");
 }

@@ -5,7 +5,7 @@ mod watchdog;
 
 use allmend::{
     Codec, CreateError, EncodeError, Error, HandleError, Key, KeyGuard, LockError, LockResult, MapError,
-    Number, Plain, Pool, Serde, SharedMap,
+    Number, Plain, Pool, Resource, Serde, SharedMap,
 };
 use bytemuck::{Pod, Zeroable};
 use proptest::prelude::*;
@@ -365,9 +365,13 @@ fn sizes_that_cannot_be() {
     let refused = SharedMap::<u64, u64>::with_capacity(0, 0).map(drop);
     assert!(matches!(refused, Err(CreateError::Invalid(_))), "{refused:?}");
     let refused = SharedMap::<u64, u64>::with_capacity(usize::MAX, u64::MAX).map(drop);
-    assert_eq!(refused, Err(CreateError::Full { bytes: u64::MAX }));
+    assert_eq!(refused, Err(CreateError::Full { bytes: u64::MAX, what: Resource::Segment }));
     let refused = SharedMap::<u64, u64>::with_capacity(100_000, 100_000).map(drop);
-    assert_eq!(refused, Err(CreateError::Full { bytes: 1_600_000 }), "a table larger than its limit");
+    assert_eq!(
+        refused,
+        Err(CreateError::Full { bytes: 1_600_000, what: Resource::Segment }),
+        "a table larger than its limit"
+    );
     // Without entries to come there is no table yet: 1 KiB with a shard's first.
     let none = SharedMap::<u64, u64>::with_capacity(0, 1_023).unwrap();
     assert_eq!((none.insert(1, 1), none.get(1), none.len()), (Err(MapError::Full), Ok(None), 0));

@@ -5,8 +5,8 @@
 mod harness;
 
 use allmend::{
-    CreateError, LockError, Manager, ManagerBuilder, NameFault, OpenError, SharedAtomic, SharedValue,
-    VerifyError,
+    CreateError, LockError, Manager, ManagerBuilder, NameFault, OpenError, Resource as Lack, SharedAtomic,
+    SharedValue, VerifyError,
 };
 use harness::{
     End, Line, die, fork, inode,
@@ -664,21 +664,24 @@ fn address_space_and_file_size() {
         assert_eq!(segment.value("n", 1u64).unwrap().get(), 1, "less than usual, if no size was asked for");
         drop(segment);
         let refused = of(8 << 30).create(&name);
-        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(OpenError::Full { what: Lack::AddressSpace, .. })), "{refused:?}");
     })
     .succeeds("2 GB of address space");
     fork(|| {
         limit(Resource::Fsize, 64 << 20);
         drop(usual().create(&name).unwrap());
         let refused = of(64 << 20).create(&name);
-        assert!(matches!(refused, Err(OpenError::Full { .. })), "the tables come on top: {refused:?}");
+        assert!(
+            matches!(refused, Err(OpenError::Full { what: Lack::FileSize, .. })),
+            "the tables come on top: {refused:?}"
+        );
     })
     .succeeds("files of 64 MB");
     fork(|| {
         limit(Resource::Fsize, 1 << 20);
         for options in [usual(), small()] {
             let refused = options.create(&name);
-            assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+            assert!(matches!(refused, Err(OpenError::Full { what: Lack::FileSize, .. })), "{refused:?}");
         }
     })
     .succeeds("files of 1 MB");
@@ -688,7 +691,7 @@ fn address_space_and_file_size() {
         limit(Resource::As, 1 << 30);
         // A second way in, since this process has inherited the first.
         let refused = look().open(&name);
-        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(OpenError::Full { what: Lack::AddressSpace, .. })), "{refused:?}");
     })
     .succeeds("no address space to look");
     let go = Line::new();
@@ -697,7 +700,7 @@ fn address_space_and_file_size() {
         go.receive();
         limit(Resource::As, 1 << 30);
         let refused = small().open(&name);
-        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(OpenError::Full { what: Lack::AddressSpace, .. })), "{refused:?}");
     });
     let _segment = of(4 << 30).create(&name).unwrap();
     go.send(0);
@@ -743,7 +746,7 @@ fn a_full_dev_shm() {
                 Err(e) => break e,
             }
         };
-        assert!(matches!(full, OpenError::Full { .. }), "{full:?}");
+        assert!(matches!(full, OpenError::Full { what: Lack::Memory, .. }), "{full:?}");
         assert!(kept.len() > 2, "{}", kept.len());
         // All that is there goes on, and what is freed is used again.
         kept.iter().for_each(|value| value.update(|v| v[19_999] += 1).unwrap());
@@ -763,7 +766,7 @@ fn a_full_dev_shm() {
             return;
         }
         let refused = small().create("none");
-        assert!(matches!(refused, Err(OpenError::Full { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(OpenError::Full { what: Lack::Memory, .. })), "{refused:?}");
         assert_eq!(std::fs::read_dir("/dev/shm").unwrap().count(), 0, "nothing is left");
     })
     .succeeds("8 kB");

@@ -8,7 +8,9 @@
 
 mod harness;
 
-use allmend::{CreateError, Error, HandleError, LockError, SharedAtomic, SharedValue, VerifyError};
+use allmend::{
+    CreateError, Error, HandleError, LockError, Resource as Lack, SharedAtomic, SharedValue, VerifyError,
+};
 use harness::{
     End, Line, Random, Sleep, die, fork,
     mounts::{own_mounts, tmpfs_over},
@@ -622,7 +624,7 @@ fn little_address_space() {
                 Err(e) => break e,
             }
         };
-        assert!(matches!(full, CreateError::Full { .. }), "{full:?}");
+        assert!(matches!(full, CreateError::Full { what: Lack::Segment, .. }), "{full:?}");
         assert!(kept.len() > 10 && kept.iter().all(|v| v.get() == [1; 50_000]));
         kept.pop();
         kept.push(SharedValue::new([2u64; 50_000]).expect("what was freed is there again"));
@@ -633,7 +635,7 @@ fn little_address_space() {
     fork(|| {
         limit(Resource::As, address_space_now() + (2 << 20));
         let refused = SharedValue::new(1u64).map(drop).expect_err("no room for a segment");
-        assert!(matches!(refused, CreateError::Full { .. } | CreateError::Os(_)), "{refused:?}");
+        assert!(matches!(refused, CreateError::Full { what: Lack::AddressSpace, .. }), "{refused:?}");
     })
     .succeeds("2 MB of address space");
 }
@@ -648,7 +650,7 @@ fn small_files_only() {
                 Err(e) => break e,
             }
         };
-        assert!(matches!(full, CreateError::Full { .. }), "{full:?}");
+        assert!(matches!(full, CreateError::Full { what: Lack::Segment, .. }), "{full:?}");
         assert!(kept.len() > 10);
         kept.pop();
         kept.push(SharedValue::new([2u64; 50_000]).expect("what was freed is there again"));
@@ -658,7 +660,7 @@ fn small_files_only() {
     fork(|| {
         limit(Resource::Fsize, 1 << 20);
         let refused = SharedValue::new(1u64).map(drop);
-        assert!(matches!(refused, Err(CreateError::Full { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(CreateError::Full { what: Lack::FileSize, .. })), "{refused:?}");
     })
     .succeeds("files of 1 MB");
 }

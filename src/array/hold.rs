@@ -25,7 +25,7 @@
 use super::unlocked::to_bits;
 use crate::atomic::{self, Relaxed, Release, Rule, Word8, Word16, Word32, Word64};
 use crate::{
-    error::{CreateError, LockError},
+    error::{CreateError, LockError, Resource},
     os::liveness::DescriptorsLost,
     segment::{
         Object,
@@ -71,7 +71,7 @@ impl Layout {
         const { assert!(align_of::<T>() <= PAGE, "elements are aligned to a page at most") };
         let Some(bytes) = len.checked_mul(size_of::<T>()).filter(|&bytes| bytes <= isize::MAX as usize / 2)
         else {
-            return Err(CreateError::Full { bytes: u64::MAX });
+            return Err(CreateError::Full { bytes: u64::MAX, what: Resource::Segment });
         };
         let (1.., Ok(elements)) = (len, u32::try_from(len)) else {
             let what = if len == 0 {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     atomic::{Relaxed, Release, Word64},
     codec::Room,
-    error::{CreateError, HandleError, LockError, MapError},
+    error::{CreateError, HandleError, LockError, MapError, Resource},
     os::memory,
     segment::{
         Kind, Object, Segment,
@@ -123,7 +123,10 @@ impl Engine {
         let engine = Self { object, layout, seeds, max_bytes: shape.max_bytes, holders };
         match engine.reserve(shape.expected) {
             Ok(()) => Ok(engine),
-            Err(MapError::Full) => Err(CreateError::Full { bytes: shape.expected.saturating_mul(16) }),
+            Err(MapError::Full) => {
+                let bytes = shape.expected.saturating_mul(16);
+                Err(CreateError::Full { bytes, what: Resource::Segment })
+            }
             Err(_) => Err(CreateError::Damaged("a new map".into())),
         }
     }

@@ -291,7 +291,7 @@ impl<'a> Shard<'a> {
         }
         match self.object.attach_part(part, bytes, |_| ()) {
             Ok(()) => {}
-            Err(CreateError::Full { bytes }) => return Err(Refusal::Full(bytes)),
+            Err(CreateError::Full { bytes, .. }) => return Err(Refusal::Full(bytes)),
             Err(other) => return Err(Refusal::Other(other)),
         }
         self.count_bytes(self.part_bytes(part), 0);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     atomic::{self, Acquire, Relaxed, Release, Rule},
-    error::{CreateError, HandleError},
+    error::{CreateError, HandleError, Resource},
 };
 use std::sync::{Arc, Weak};
 
@@ -107,7 +107,7 @@ impl Segment {
         let me = self.me()?;
         let n64 = n64.saturating_add(parts);
         let (Ok(words32), Ok(words64)) = (u32::try_from(n32), u32::try_from(n64)) else {
-            return Err(CreateError::Full { bytes: (n64 as u64).saturating_mul(8) });
+            return Err(CreateError::Full { bytes: (n64 as u64).saturating_mul(8), what: Resource::Segment });
         };
         let body = (u64::from(words32) * 4).next_multiple_of(8) + u64::from(words64) * 8;
         let bytes = self.geometry.record_bytes() + body;

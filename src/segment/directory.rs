@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     atomic::{self, Acquire, Relaxed, Rule, Word64},
-    error::{CreateError, HandleError},
+    error::{CreateError, HandleError, Resource},
     os::futex,
 };
 use std::{sync::Arc, time::Duration};
@@ -326,7 +326,7 @@ impl Segment {
                 None => {}
             }
             if lines.len() > MOST_LISTED {
-                return Err(CreateError::Full { bytes: 16 });
+                return Err(CreateError::Full { bytes: 16, what: Resource::Segment });
             }
             if !list.is_current(&extents) {
                 continue;

@@ -52,7 +52,7 @@ use super::{
 };
 use crate::{
     atomic::{AcqRel, Acquire, Relaxed, Release, Word64},
-    error::{CreateError, OsError},
+    error::{CreateError, OsError, Resource},
     os::{liveness::Observer, memory},
 };
 
@@ -366,7 +366,7 @@ impl<'a> Extents<'a> {
                 }
             }
         }
-        Err(CreateError::Full { bytes: n * EXTENT })
+        Err(CreateError::Full { bytes: n * EXTENT, what: Resource::Segment })
     }
 
     /// Before a claim, so that whoever scans sees it.
@@ -390,10 +390,11 @@ impl<'a> Extents<'a> {
     }
 
     fn claim_run(&self, me: Owner, bytes: u64) -> Result<Block, CreateError> {
-        let total = bytes.checked_add(RUN_RECORD).ok_or(CreateError::Full { bytes })?;
+        let total =
+            bytes.checked_add(RUN_RECORD).ok_or(CreateError::Full { bytes, what: Resource::Segment })?;
         let n = total.div_ceil(EXTENT);
         if n > self.geometry.extents {
-            return Err(CreateError::Full { bytes });
+            return Err(CreateError::Full { bytes, what: Resource::Segment });
         }
         let head = self.claim_extents(me, n)?;
         commit(self.observer, self.geometry.run_row_at(head), self.geometry.run_row_bytes())
@@ -486,7 +487,8 @@ pub(crate) fn clear(word: &Word64) {
 pub(crate) fn commit(observer: &Observer, offset: u64, bytes: u64) -> Result<(), CreateError> {
     let fd = observer.checked().map_err(|_| CreateError::DescriptorsLost)?;
     memory::commit(fd, offset, bytes).map_err(|e: OsError| match e.errno {
-        libc::ENOSPC | libc::ENOMEM | libc::EFBIG => CreateError::Full { bytes },
+        libc::ENOSPC | libc::ENOMEM => CreateError::Full { bytes, what: Resource::Memory },
+        libc::EFBIG => CreateError::Full { bytes, what: Resource::FileSize },
         _ => CreateError::Os(e),
     })
 }

@@ -62,10 +62,12 @@ impl Segment {
         loop {
             match Self::create_private(geometry, local) {
                 // Less address space than memory (RLIMIT_AS): half of it may do.
-                Err(CreateError::Os(OsError { errno: libc::ENOMEM | libc::EFBIG, .. })) => {
+                Err(CreateError::Os(OsError { errno: errno @ (libc::ENOMEM | libc::EFBIG), .. })) => {
                     let half = geometry.reserve / 2 / EXTENT * EXTENT;
-                    geometry = Geometry::new(half, geometry.max_processes)
-                        .ok_or(CreateError::Full { bytes: geometry.reserve })?;
+                    geometry = Geometry::new(half, geometry.max_processes).ok_or(CreateError::Full {
+                        bytes: geometry.reserve,
+                        what: named::too_large(errno),
+                    })?;
                 }
                 other => return other,
             }

@@ -46,7 +46,7 @@ use super::{
 };
 use crate::{
     atomic::{self, AcqRel, Acquire, Relaxed, Release, Rule, SeqCst, Word64, fence},
-    error::{CreateError, HandleError},
+    error::{CreateError, HandleError, Resource},
 };
 
 pub(crate) use super::names::Place;
@@ -250,7 +250,7 @@ impl<'a> Keep<'a> {
             (self.extents.bytes.w64(header::PINS_USED), self.extents.bytes.w64(header::PINS_COMMITTED));
         let (now, have) = (used.load(Acquire), committed.load(Acquire));
         if now >= PIN_ROWS {
-            return Err(CreateError::Full { bytes: PIN_ROW });
+            return Err(CreateError::Full { bytes: PIN_ROW, what: Resource::Segment });
         }
         if now >= have {
             let more = PIN_STEP.min(PIN_ROWS - have);

@@ -19,7 +19,10 @@
 //! has no name). (3) Of a named segment words 0 to 6 keep their places in all versions: they say whether it may be swept.
 
 use super::names::BUCKETS;
-use crate::{error::CreateError, os::memory};
+use crate::{
+    error::{CreateError, Resource},
+    os::memory,
+};
 
 /// First word of a segment.
 pub(crate) const MAGIC: u64 = u64::from_ne_bytes(*b"allmend\x1a");
@@ -128,7 +131,8 @@ impl Geometry {
     pub(crate) fn default_private() -> Result<Self, CreateError> {
         let wish = memory::physical_memory().clamp(1 << 30, 1 << 36);
         let reserve = wish.min(memory::file_size_limit()) / EXTENT * EXTENT;
-        Self::new(reserve, super::DEFAULT_MAX_PROCESSES).ok_or(CreateError::Full { bytes: wish })
+        Self::new(reserve, super::DEFAULT_MAX_PROCESSES)
+            .ok_or(CreateError::Full { bytes: wish, what: Resource::FileSize })
     }
 
     /// The row of `slot`.

@@ -52,7 +52,7 @@ use super::{
 };
 use crate::{
     atomic::{self, Private32, Relaxed, Release, Rule},
-    error::{CreateError, NameFault, OpenError, OsError},
+    error::{CreateError, NameFault, OpenError, OsError, Resource},
     os::{
         liveness::{self, Lock, Observer},
         memory::{self, FileId, ForkAware, Mapping},
@@ -395,8 +395,8 @@ impl Segment {
         loop {
             match Self::try_create_with(at, name, options, geometry) {
                 // Less address space than memory (RLIMIT_AS): half of it may do, if no size was asked for.
-                Err(OpenError::Os(OsError { errno: libc::ENOMEM | libc::EFBIG, .. })) => {
-                    let full = OpenError::Full { bytes: geometry.reserve };
+                Err(OpenError::Os(OsError { errno: errno @ (libc::ENOMEM | libc::EFBIG), .. })) => {
+                    let full = OpenError::Full { bytes: geometry.reserve, what: too_large(errno) };
                     if options.reserve.is_some() {
                         return Err(full);
                     }
@@ -516,7 +516,7 @@ impl Segment {
             return Ok(Attempt::Impostor(known));
         }
         let full = |e: OsError| match e.errno {
-            libc::ENOMEM => OpenError::Full { bytes: head.geometry.reserve },
+            libc::ENOMEM => OpenError::Full { bytes: head.geometry.reserve, what: too_large(e.errno) },
             _ => e.into(),
         };
         let mapping = if options.read_only {
@@ -663,6 +663,11 @@ fn take_name(at: &ShmName, fd: BorrowedFd<'_>, file: FileId) -> Result<bool, OsE
     taken
 }
 
+/// What is in the way of a segment of a size, by what `ftruncate` and `mmap` say.
+pub(super) fn too_large(errno: i32) -> Resource {
+    if errno == libc::EFBIG { Resource::FileSize } else { Resource::AddressSpace }
+}
+
 /// How large a new segment is.
 pub(super) fn geometry_for(options: &NamedOptions) -> Result<Geometry, OpenError> {
     if options.mode & !0o666 != 0 || options.mode & 0o600 != 0o600 {
@@ -677,9 +682,12 @@ pub(super) fn geometry_for(options: &NamedOptions) -> Result<Geometry, OpenError
     }
     let most = memory::file_size_limit().min(isize::MAX as u64) / EXTENT * EXTENT;
     let Some(wish) = options.reserve else {
-        return Geometry::new(usual.reserve, max).ok_or(OpenError::Full { bytes: usual.reserve });
+        let full = OpenError::Full { bytes: usual.reserve, what: Resource::FileSize };
+        return Geometry::new(usual.reserve, max).ok_or(full);
     };
-    let full = OpenError::Full { bytes: wish };
+    let what =
+        if most < isize::MAX as u64 / EXTENT * EXTENT { Resource::FileSize } else { Resource::AddressSpace };
+    let full = OpenError::Full { bytes: wish, what };
     // So many extents for objects, and the tables' before them, of which there are more for more extents.
     let objects = wish.div_ceil(EXTENT).max(1);
     let mut extents = objects.checked_add(1).ok_or(full.clone())?;

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     atomic::{self, Acquire, Relaxed, Rule, Word64},
-    error::CreateError,
+    error::{CreateError, Resource},
     os::memory,
 };
 
@@ -232,11 +232,14 @@ impl Object {
             return Err(damaged()); // the caller knows of no part there: what it says was overwritten
         }
         let record_bytes = segment.geometry().record_bytes();
-        let wish = bytes.checked_add(record_bytes + LINE).ok_or(CreateError::Full { bytes })? - LINE;
+        let wish = bytes
+            .checked_add(record_bytes + LINE)
+            .ok_or(CreateError::Full { bytes, what: Resource::Segment })?
+            - LINE;
         let block = segment.claim(me, wish, true)?;
         let Some(word) = (Part { at: block.at, bytes: bytes.next_multiple_of(LINE) }).encode() else {
             segment.extents().free(None, &block, State::Pending(me), me);
-            return Err(CreateError::Full { bytes });
+            return Err(CreateError::Full { bytes, what: Resource::Segment });
         };
         let set = |at, value| keep.record(&block, at).store(value, Relaxed);
         names::begin_life(keep.record(&block, record::GENERATION), 0); // no handle has it
