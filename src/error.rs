@@ -343,10 +343,11 @@ impl<G> From<CreateError> for LockError<G> {
             CreateError::ReadOnly => LockError::ReadOnly,
             CreateError::Removed => LockError::Gone,
             CreateError::Os(e) => LockError::Os(e),
-            CreateError::Full { .. }
-            | CreateError::Invalid(_)
-            | CreateError::NotASegment(_)
-            | CreateError::Damaged(_) => LockError::Damaged,
+            CreateError::Damaged(_) => LockError::Damaged,
+            // Of making a segment or an object, and of joining one: who locks does neither.
+            CreateError::Full { .. } | CreateError::Invalid(_) | CreateError::NotASegment(_) => {
+                LockError::Damaged
+            }
         }
     }
 }

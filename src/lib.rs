@@ -113,7 +113,7 @@ pub fn verify() -> Result<Report, VerifyError> {
 ///
 /// ```
 /// for segment in allmend::segments()? {
-///     println!("{}: {} bytes, {} processes", segment.name, segment.committed, segment.processes);
+///     println!("{}: {} bytes, processes {:?}", segment.name, segment.bytes, segment.processes);
 /// }
 /// # Ok::<(), allmend::Error>(())
 /// ```

@@ -182,7 +182,7 @@ impl Manager {
     /// A private one: reached through its handles and its descriptor only, gone with its last process.
     ///
     /// # Errors
-    /// [`CreateError`], when the memory cannot be had.
+    /// [`CreateError::Full`] if there is no room, [`CreateError::Os`] if the kernel refuses.
     pub fn new() -> Result<Self, CreateError> {
         Ok(Self { segment: Segment::private()? })
     }
@@ -191,7 +191,7 @@ impl Manager {
     /// unless it [persists](Self::persist).
     ///
     /// # Errors
-    /// As [`Manager::open`] and [`Manager::create`].
+    /// As [`Manager::open`] and [`Manager::create`], but for [`OpenError::NotFound`] and [`OpenError::Exists`].
     ///
     /// ```
     /// use allmend::Manager;
@@ -211,16 +211,38 @@ impl Manager {
     /// The one of that name.
     ///
     /// # Errors
-    /// [`OpenError::NotFound`] if there is none; [`OpenError::Foreign`] and [`OpenError::Mode`] if it is not this user's
-    /// alone; [`OpenError::WrongVersion`], [`OpenError::NotASegment`] and others if what has the name is none of ours.
+    /// * [`OpenError::NotFound`] if there is none, [`OpenError::Name`] if there can be none;
+    /// * [`OpenError::Foreign`] and [`OpenError::Mode`] if it is not this user's alone, or does not let this user in;
+    /// * [`OpenError::NotAFile`], [`OpenError::Empty`], [`OpenError::HalfBuilt`], [`OpenError::NotASegment`],
+    ///   [`OpenError::WrongVersion`], [`OpenError::Truncated`] and [`OpenError::Damaged`] if what has the name is none that
+    ///   can be used;
+    /// * [`OpenError::TooManyProcesses`] if all its places are taken, [`OpenError::Full`] if this process has no address
+    ///   space for it, [`OpenError::Busy`] if a process was stopped while it takes the name away, [`OpenError::Os`].
     pub fn open(name: &str) -> Result<Self, OpenError> {
         Self::builder().open(name)
     }
 
     /// A new one of that name: of `x` it is the file `/dev/shm/allmend.x`.
     ///
+    /// A name has 1 to 247 bytes, no `/` and no zero among them, and does not begin with a dot. (Names of objects have 1 to
+    /// 255 bytes, and anything but zeros.)
+    ///
     /// # Errors
-    /// [`OpenError::Exists`] if there is one; [`OpenError::Name`]; [`OpenError::Full`].
+    /// [`OpenError::Name`] if it is none; [`OpenError::Exists`] if something has it; [`OpenError::Full`] if there is no room
+    /// for it, and which kind of room; [`OpenError::Invalid`] if the [builder's](Manager::builder) options cannot be, or are
+    /// for [opening](OpenError::ReadOnly) only; [`OpenError::Busy`] as in [`open`](Self::open); [`OpenError::Os`].
+    ///
+    /// ```
+    /// use allmend::{Manager, OpenError};
+    ///
+    /// let name = format!("allmend-doc-create-{}", std::process::id());
+    /// let manager = Manager::create(&name)?;
+    /// assert!(matches!(Manager::create(&name), Err(OpenError::Exists { .. })));
+    /// drop(manager); // the last process leaves
+    /// assert!(matches!(Manager::open(&name), Err(OpenError::NotFound { .. })));
+    /// assert!(matches!(Manager::create("a/b"), Err(OpenError::Name { .. })));
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
     pub fn create(name: &str) -> Result<Self, OpenError> {
         Self::builder().create(name)
     }
@@ -235,7 +257,9 @@ impl Manager {
     /// # Errors
     /// [`OpenError::WrongType`] if the name is another kind of object's, or a value's of another type;
     /// [`OpenError::ObjectName`] if no object can have that name; [`OpenError::Full`] if it had to be created and there is
-    /// no room.
+    /// no room; [`OpenError::NoObject`] if it had to be created in a manager that is open for
+    /// [reading only](ManagerBuilder::read_only); [`OpenError::Damaged`] if the directory was overwritten. In a forked child
+    /// that has not used the manager before, also what [`open`](Self::open) gives when there is no place for it.
     ///
     /// ```
     /// use allmend::{Manager, OpenError};
@@ -305,6 +329,13 @@ impl Manager {
     /// manager.unlocked_array::<u32>("counts", 4)?.fetch_add(2, 5)?;
     /// assert_eq!(manager.unlocked_array::<u32>("counts", 4)?.to_vec(), [0, 0, 5, 0]);
     /// # Ok::<(), allmend::Error>(())
+    /// ```
+    ///
+    /// Elements that would be torn do not compile:
+    ///
+    /// ```compile_fail,E0080
+    /// let manager = allmend::Manager::new().unwrap();
+    /// let wide = manager.unlocked_array::<[u8; 3]>("wide", 4);
     /// ```
     pub fn unlocked_array<T: Pod>(
         &self,
@@ -647,21 +678,25 @@ impl fmt::Debug for Manager {
 pub struct ManagerBuilder(NamedOptions);
 
 impl ManagerBuilder {
-    /// Bytes of address space for objects: how large a new one can become. Memory is found as it is used. As much as the
-    /// machine has memory, if this is not said.
+    /// Bytes of address space for objects: how large a new one can become. Memory is found as it is used. Rounded up to the
+    /// MiB; tables come on top. Where it does not fit, under `RLIMIT_AS` or `RLIMIT_FSIZE`, that is [`OpenError::Full`].
+    ///
+    /// If this is not said: as much as the machine has memory, but at least 1 GiB and at most 64 GiB; less under these
+    /// limits, where halves are tried until one fits.
     pub fn reserve(mut self, bytes: u64) -> Self {
         self.0.reserve = Some(bytes);
         self
     }
 
-    /// So many processes can take part in a new one at a time, 1 to 1023; 127 if this is not said. Up to 127 cost nothing, more cost
-    /// each object a little.
+    /// So many processes can take part in a new one at a time, 1 to 1023 (else [`OpenError::Invalid`]); 127 if this is not
+    /// said. Up to 127 cost nothing, more cost each object a little.
     pub fn max_processes(mut self, processes: u32) -> Self {
         self.0.max_processes = Some(processes);
         self
     }
 
-    /// Permission bits of a new named one, and the most that an existing one may have; 0o600 if this is not said.
+    /// Permission bits of a new named one, and the most that an existing one may have; 0o600 if this is not said. A new one
+    /// has at least these, and nothing to execute: else [`OpenError::Invalid`]. The umask does not count.
     pub fn mode(mut self, mode: u32) -> Self {
         self.0.mode = mode;
         self
@@ -675,8 +710,23 @@ impl ManagerBuilder {
         self
     }
 
-    /// Opens a named one for reading only: `get`, `load` and look-up work, everything else is `ReadOnly`. An object that
-    /// is not there is [`OpenError::NoObject`], also where it would be created otherwise.
+    /// Opens a named one for reading only: look-up works, and so do `get` and `load` of values, atomics, maps and unlocked
+    /// arrays. What takes a lock, the claims of an array and with them all of its reads too, is `ReadOnly`; so is a change of
+    /// a map. Writes without a lock, of atomics, unlocked values and unlocked arrays, panic. An object that is not there is
+    /// [`OpenError::NoObject`], also where it would be created otherwise.
+    ///
+    /// ```
+    /// use allmend::{LockError, Manager, OpenError};
+    ///
+    /// let name = format!("allmend-doc-look-{}", std::process::id());
+    /// let manager = Manager::create(&name)?;
+    /// let total = manager.value("total", 5)?;
+    /// let look = Manager::builder().read_only().open(&name)?;
+    /// assert_eq!(look.value("total", 0)?.get(), 5);
+    /// assert_eq!(look.value("total", 0)?.set(6), Err(LockError::ReadOnly));
+    /// assert!(matches!(look.value("other", 0), Err(OpenError::NoObject { .. })));
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
     pub fn read_only(mut self) -> Self {
         self.0.read_only = true;
         self

@@ -470,7 +470,10 @@ fn guest() {
         assert_eq!(manager.objects().unwrap().len(), 2);
         assert_eq!(manager.verify(), Err(VerifyError::Create(CreateError::ReadOnly)));
         assert!(
-            allmend::segments().unwrap().iter().any(|segment| segment.name == name && segment.processes > 0)
+            allmend::segments()
+                .unwrap()
+                .iter()
+                .any(|segment| segment.name == name && !segment.processes.is_empty())
         );
         return;
     }

@@ -95,8 +95,8 @@ fn created_found_and_gone() {
     assert!(matches!(small().create(&name), Err(OpenError::Exists { .. })));
     let listed = allmend::segments().unwrap();
     let info = listed.iter().find(|info| info.name == name).unwrap();
-    assert_eq!((info.processes, info.persistent, info.stale), (1, false, false));
-    assert!(info.reserved >= 1 << 20 && info.committed > 0 && info.committed < info.reserved, "{info:?}");
+    assert_eq!((&*info.processes, info.persistent, info.stale), (&[std::process::id()][..], false, false));
+    assert!(info.reserved >= 1 << 20 && info.bytes > 0 && info.bytes < info.reserved, "{info:?}");
     assert_eq!(path(&name).metadata().unwrap().mode() & 0o7777, 0o600);
     let value = segment.value("n", 5u64).unwrap();
     fork(|| {
@@ -154,7 +154,7 @@ fn opened_twice_it_is_one() {
     let one = small().open_or_create(&name).unwrap();
     let two = small().open_or_create(&name).unwrap();
     let three = small().open(&name).unwrap();
-    assert_eq!(allmend::segments().unwrap().iter().find(|s| s.name == name).unwrap().processes, 1);
+    assert_eq!(allmend::segments().unwrap().iter().find(|s| s.name == name).unwrap().processes.len(), 1);
     let value = one.value("n", [1u64; 9]).unwrap();
     let same = three.value("n", [0u64; 9]).unwrap();
     let _guard = value.get_lock().unwrap();
@@ -205,7 +205,7 @@ fn stale_is_gone() {
     let _own = Directory::own();
     let (one, two, other) = (name("e"), name("f"), name("g"));
     leave_stale(&one);
-    assert!(allmend::segments().unwrap().iter().any(|s| s.name == one && s.stale && s.processes == 0));
+    assert!(allmend::segments().unwrap().iter().any(|s| s.name == one && s.stale && s.processes.is_empty()));
     assert!(not_found(look().open(&one)));
     assert!(!there(&one), "an open takes it away");
     leave_stale(&one);
@@ -243,7 +243,7 @@ fn persist() {
     assert!(there(&name));
     let listed = allmend::segments().unwrap();
     let info = listed.iter().find(|info| info.name == name).unwrap();
-    assert_eq!((info.processes, info.persistent, info.stale), (0, true, false));
+    assert_eq!((&*info.processes, info.persistent, info.stale), (&[][..], true, false));
     allmend::clear_stale().unwrap();
     assert!(matches!(small().create(&name), Err(OpenError::Exists { .. })));
     let segment = small().open(&name).unwrap();
@@ -327,7 +327,11 @@ fn only_to_look() {
     assert_eq!(child.end(), End::Exit(101), "what cannot say so panics");
     fork(|| assert_eq!((value.get(), atomic.load()), ([5; 9], 6))).succeeds("a child may look, too");
     let listed = allmend::segments().unwrap();
-    assert_eq!(listed.iter().find(|info| info.name == name).unwrap().processes, 1, "a place is for writers");
+    assert_eq!(
+        listed.iter().find(|info| info.name == name).unwrap().processes.len(),
+        1,
+        "a place is for writers"
+    );
     // Beside it the same for writing: two ways in, one process.
     let both = small().open(&name).unwrap();
     both.value("n", [0u64; 9]).unwrap().set([7; 9]).unwrap();
@@ -382,7 +386,7 @@ fn forked_children() {
         assert_eq!(there(&name), !swept);
         if !swept {
             let info = allmend::segments().unwrap();
-            assert!(info.iter().any(|info| info.name == name && info.processes == 1 && !info.stale));
+            assert!(info.iter().any(|info| info.name == name && info.processes.len() == 1 && !info.stale));
         }
         go.send(0);
         let orphan_gone = || allmend::segments().unwrap().iter().all(|info| info.name != name || info.stale);

@@ -49,7 +49,8 @@ use std::{
 
 const TRY: Option<Duration> = Some(Duration::ZERO);
 
-/// Kinds of locks that arrays come with. Sealed.
+/// Kinds of locks that arrays come with: [`Robust`], which keeps claims on ranges, and [`Unlocked`]. Sealed. (A lock that
+/// covers all of an object, as `RawSync` does, has no form for ranges.)
 #[allow(private_bounds, reason = "sealed")]
 pub trait ArrayKind: LockKind + Lies {}
 impl ArrayKind for Robust {}

@@ -25,7 +25,11 @@ use std::{fmt, marker::PhantomData};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Plain<T>(pub T);
 
-/// What [`Plain`] may hold.
+/// What [`Plain`] may hold: what is nothing but its bytes.
+///
+/// For a type of your own: `as_bytes` gives all of the value, without a pointer in it, and `from_bytes` of these bytes gives
+/// an equal value. Of any other bytes it gives some value or `None`; it does not panic, since bytes come from other
+/// processes.
 ///
 /// (There is no implementation for every `T: Pod`: it would exclude the one for vectors.)
 pub trait PlainData: Sized {

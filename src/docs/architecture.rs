@@ -54,6 +54,9 @@
 //!    filled and one store of the version makes it the value. **This store is the commit.**
 //! 7. `sync/word.rs`: one compare-exchange, our id to 0. If somebody may sleep, one is woken.
 //!
+//! Another lock (`RawLock`) is another type in the place of `Robust` in steps 1, 3 and 7. Arrays do not take one: their
+//! claims on ranges (`sync/claims/`) are a table with a protocol of its own, which a lock over one word cannot stand in for.
+//!
 //! # The path of a task
 //!
 //! ```

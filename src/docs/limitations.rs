@@ -50,6 +50,8 @@
 //!   [`TooManyClaims`](crate::LockError::TooManyClaims).
 //! * **Open for reading only**, an array with claims cannot be read: a claim is a write.
 //! * **A reader cannot clear a mark.** What a dead writer left is for the next writer to mend and accept.
+//! * **Robust or unlocked, no other lock.** Claims on ranges are a protocol of their own; a lock over all of an array is a
+//!   value beside it.
 //!
 //! # Values
 //!
@@ -147,10 +149,13 @@
 //!   without a free descriptor (`RLIMIT_NOFILE`).
 //! * **Opened for reading only**, a process has no place in the segment and keeps nothing: an object that its last holder
 //!   drops is gone under the reader, and `get` says so by a panic. Atomics' `store` and `fetch_add` panic, since they cannot
-//!   return an error. Such a process is not counted in [`SegmentInfo::processes`](crate::SegmentInfo::processes), and only
+//!   return an error. Such a process is not among the [`SegmentInfo::processes`](crate::SegmentInfo::processes), and only
 //!   if it may write the file can it take the name away as the last one out; else a sweep does.
 //! * **A process that is stopped while it takes a name away** (between two system calls) keeps others out of that name.
 //!   They get [`OpenError::Busy`](crate::OpenError::Busy) after seconds.
+//! * **The name of a type is its last part**: `a::Point` and `b::Point` of one size and alignment are the same type to a
+//!   directory and to a handle, and so is a `Point` whose fields were changed in another build. Give such types other
+//!   names.
 //! * **One version of the crate**: all programs that share a segment are built with the same layout, else
 //!   [`OpenError::WrongVersion`](crate::OpenError::WrongVersion).
 //! * **Crate `shared_memory` maps** what is opened to write in /dev/shm. It keeps a descriptor that we cannot reach: code that
@@ -161,9 +166,10 @@
 //!
 //! # Memory
 //!
-//! * A full machine or a full limit is [`CreateError::Full`](crate::CreateError::Full), because the kernel is asked for pages
-//!   before they are touched. **Not so in a memory cgroup**: there the pages are charged, and over the limit the kernel
-//!   kills a process of the group. The others survive it, as any kill.
+//! * A full machine or a full limit is [`CreateError::Full`](crate::CreateError::Full), which says [what](crate::Resource)
+//!   there is not enough of, because the kernel is asked for pages before they are touched. **Not so in a memory cgroup**:
+//!   there the pages are charged, and over the limit the kernel kills a process of the group. The others survive it, as any
+//!   kill.
 //! * A death is noticed late if the victim had much private memory: see [`crash_model`](super::crash_model).
 //!
 //! # Pool

@@ -225,13 +225,13 @@ pub(crate) fn names() -> Result<Vec<String>, OsError> {
     Ok(names)
 }
 
-/// The first words of a file, through its descriptor: a file that is shorter is an answer, not a signal.
-pub(crate) fn first_words<const N: usize>(fd: BorrowedFd<'_>) -> Result<Option<[u64; N]>, OsError> {
+/// Words of a file from byte `at` on, through its descriptor: a file that is shorter is an answer, not a signal.
+pub(crate) fn words<const N: usize>(fd: BorrowedFd<'_>, at: u64) -> Result<Option<[u64; N]>, OsError> {
     let mut words = [[0u8; 8]; N];
     let bytes = words.as_flattened_mut();
     let mut filled = 0;
     while filled < bytes.len() {
-        match rustix::io::pread(fd, &mut bytes[filled..], filled as u64) {
+        match rustix::io::pread(fd, &mut bytes[filled..], at + filled as u64) {
             Ok(0) => return Ok(None),
             Ok(n) => filled += n,
             Err(Errno::INTR) => {}

@@ -9,6 +9,7 @@ use super::{
     attached::{Segment, local},
     layout::MOST_PROCESSES,
     named::{Head, LIFE, sweep},
+    participants::pid_at,
 };
 use crate::{
     error::OpenError,
@@ -28,9 +29,10 @@ pub struct SegmentInfo {
     /// Bytes of address space: how large it can become.
     pub reserved: u64,
     /// Bytes that have memory.
-    pub committed: u64,
-    /// Processes that take part at this moment; those that opened it for reading only are not counted.
-    pub processes: u32,
+    pub bytes: u64,
+    /// Ids of the processes that take part at this moment, each as it knows itself; 0 if it has just come. Those that
+    /// opened it for reading only are not among them.
+    pub processes: Vec<u32>,
     /// It stays when the last process leaves.
     pub persistent: bool,
     /// No process is attached, and it does not persist: the next sweep takes it.
@@ -52,15 +54,18 @@ impl Segment {
             };
             let is_held =
                 |first, bytes| liveness::held_by_others(fd, first, bytes).map(|held| held.is_some());
-            let mut processes = 0;
+            let mut processes = Vec::new();
             if is_held(1, u64::from(MOST_PROCESSES))? {
                 for slot in 1..=head.geometry.max_processes {
-                    processes += u32::from(is_held(u64::from(slot), 1)?);
+                    if is_held(u64::from(slot), 1)? {
+                        let [pid] = shm::words(fd, pid_at(&head.geometry, slot))?.unwrap_or([0]);
+                        processes.push(u32::try_from(pid).unwrap_or(0));
+                    }
                 }
             }
             found.push(SegmentInfo {
                 reserved: head.geometry.reserve,
-                committed: facts.committed,
+                bytes: facts.committed,
                 processes,
                 persistent: head.persistent,
                 stale: !head.persistent && !is_held(LIFE, 1)?,

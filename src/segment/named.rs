@@ -118,7 +118,7 @@ impl Head {
         if facts.bytes == 0 {
             return Err(OpenError::Empty { name: name.into() });
         }
-        match shm::first_words(fd)? {
+        match shm::words(fd, 0)? {
             Some(words) => Self::decode(words, facts.bytes, name),
             None => Err(OpenError::NotASegment { name: name.into() }),
         }
@@ -147,7 +147,7 @@ impl Head {
 }
 
 fn persists(fd: BorrowedFd<'_>) -> Result<bool, OsError> {
-    Ok(shm::first_words::<HEAD>(fd)?.is_some_and(|words| words[6] != 0))
+    Ok(shm::words::<HEAD>(fd, 0)?.is_some_and(|words| words[6] != 0))
 }
 
 /// The place of a name that can be one.

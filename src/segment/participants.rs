@@ -52,6 +52,11 @@ pub(crate) struct Participants<'a> {
     pub(crate) observer: &'a Observer,
 }
 
+/// Where in the segment the process id of a slot's owner is.
+pub(super) fn pid_at(geometry: &Geometry, slot: u32) -> u64 {
+    geometry.row_at(slot) + PID * 8
+}
+
 /// The exclusive right to clear what the dead owners of a slot left. Given back on drop.
 #[derive(Debug)]
 pub(crate) struct DeadSlot {

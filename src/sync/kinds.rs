@@ -27,6 +27,9 @@ pub trait LockKind: Placed + fmt::Debug + Send + Sync + 'static {}
 pub trait RawLock: LockKind + Excludes {}
 
 /// The default: one futex word that names its owner, taken over when that dies.
+///
+/// After U. Drepper, "Futexes Are Tricky", and Linux's robust futexes, whose list in user memory it does without: who is
+/// alive is asked of the kernel's file locks.
 #[derive(Debug)]
 pub enum Robust {}
 
