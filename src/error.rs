@@ -683,7 +683,9 @@ pub enum HandleError {
     /// The object is gone: its last holder dropped it, or died.
     #[error("the object is gone: nobody kept it")]
     Gone,
-    /// Handles travel as arguments and results of tasks only; any other serializer would give a dangling name.
+    /// Handles travel as arguments and results of tasks only; any other serializer would give a dangling name. In its hands
+    /// (`serde_json::to_string(&value)`) this is an error of *its* type, with this text: serde lets a value say no in text
+    /// only ([`serde::ser::Error::custom`]). So is bytes' way back into a handle.
     #[error("a handle can only be sent through the pool, as an argument or a result")]
     OutsidePool,
     /// It is another kind of object, or of another type.
@@ -813,9 +815,23 @@ pub enum TaskError {
     /// Not ready in time: ask again.
     #[error("the result was not ready in time")]
     Timeout,
-    /// Argument or result did not encode or decode.
+    /// Argument or result did not encode or decode. In words: what a `Serialize` or `Deserialize` has to say reaches us as
+    /// text only (serde's `Error::custom`).
     #[error("argument or result does not encode or decode: {0}")]
     Codec(String),
+    /// Argument or result has more bytes than a task can carry.
+    #[error("an argument or result is larger than {limit} bytes")]
+    TooLarge {
+        /// The most that it can have.
+        limit: usize,
+    },
+    /// Its function is not in the program that workers run, but in another shared library.
+    #[error("the function is not in the image that workers run (another shared library?)")]
+    NotInImage,
+    /// Its argument or result was overwritten in shared memory; or memory was so short that not even the error of that
+    /// had room.
+    #[error("task or result was overwritten in shared memory, or there was no room for it")]
+    Lost,
     /// A handle in the argument or result did not arrive.
     #[error(transparent)]
     Handle(#[from] HandleError),

@@ -66,7 +66,10 @@ pub mod array;
 pub mod docs;
 #[cfg(not(loom))]
 mod manager;
+#[cfg(loom)]
 mod pool;
+#[cfg(not(loom))]
+pub mod pool;
 #[cfg(not(loom))]
 mod shared_atomic;
 #[cfg(not(loom))]
@@ -79,7 +82,7 @@ pub use self::{
     manager::{CommandExt, Manager, ManagerBuilder, Object, ObjectInfo},
     map::{KeyGuard, SharedMap},
     number::{Atomic, Bits, Number},
-    pool::{FlattenErrors, Map, Pool, PoolBuilder, TaskFuture, Wire},
+    pool::{Pool, PoolBuilder, TaskFuture, Wire},
     segment::{Report, SegmentInfo},
     shared_atomic::SharedAtomic,
     value::{SharedValue, ValueGuard},

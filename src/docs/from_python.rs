@@ -92,7 +92,7 @@
 //! Three things change. The value is not a global that a fork copies into the workers, but an argument. There is no
 //! start method to choose. And errors are asked for: `done` is the result of the pool (did the task run), and inside it
 //! the result of the task (did it get the lock); hence two question marks, or one with
-//! [`flatten_errors`](crate::Map::flatten_errors).
+//! [`flatten_errors`](crate::pool::Map::flatten_errors).
 //!
 //! ```
 //! use allmend::{Pool, Result, SharedValue};

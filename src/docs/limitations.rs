@@ -195,6 +195,8 @@
 //! * **The encoding (postcard) has no field names.** What needs them is an error at run time: serde's `untagged`, `tag`,
 //!   `flatten`, and self-describing types such as `serde_json::Value`. `skip_serializing_if` shifts the fields behind it and
 //!   can give *wrong data without an error*: do not use it in arguments and results.
+//! * **Handles serialise in arguments and results of tasks only.** In other hands (a file, `serde_json`) they would be names
+//!   of nothing: there it is that serializer's own error, as text, since serde has no other way.
 //! * **Arguments are one value, owned.** Several are a tuple (`fn f((a, b): (A, B))`), none is `()`; `String`, not `&str`.
 //! * **A task's error must be serde**: [`Error`](crate::Error), or an enum of your own, or `String`
 //!   (`.map_err(|e| e.to_string())`).

@@ -257,7 +257,7 @@ impl Drop for Job {
 }
 
 fn lost_result() -> TaskError {
-    TaskError::Codec("task or result was overwritten in shared memory, or there was no room for it".into())
+    TaskError::Lost
 }
 
 /// What is behind the desk's lock.

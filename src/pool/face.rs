@@ -57,20 +57,23 @@ const KEEP_BYTES: usize = 1 << 16;
 /// * Workers end with this process, however it ends.
 /// * When the last handle is dropped, it waits for all tasks, then ends the workers.
 ///
-/// ```no_run
-/// use allmend::Pool;
+/// ```
+/// use allmend::{Pool, TaskError};
 ///
-/// fn square(n: u64) -> u64 {
-///     n * n
+/// fn square(n: u32) -> u32 {
+///     n.checked_mul(n).expect("a small number")
 /// }
 ///
 /// # fn main() -> allmend::Result<()> {
-/// let pool = Pool::new(2)?;
+/// let pool = Pool::builder().workers(2).name("squares").env("RUST_BACKTRACE", "0").build()?; // or Pool::new(2)?
 /// let future = pool.submit(square, 12);
 /// assert_eq!(future.result()?, 144);
 ///
-/// let squares: Vec<u64> = pool.map(square, 0..1000).collect::<Result<_, _>>()?;
+/// let squares: Vec<u32> = pool.map(square, 0..1000).collect::<Result<_, _>>()?;
 /// assert_eq!(squares[999], 998_001);
+///
+/// let panicked = pool.submit(square, 1 << 16).result();
+/// assert!(matches!(panicked, Err(TaskError::Panicked { message, .. }) if message == "a small number"));
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -125,7 +128,16 @@ impl Pool {
         &self.handle.parent
     }
 
-    /// Queues one task, and waits for a place in the queue if there is none. Never fails: errors come out of the future.
+    /// Queues one task. Never fails: errors come out of the future.
+    ///
+    /// Waits while the queue is full: as many tasks as it has places (32 per worker, at least 256 and at most 4096) have
+    /// not run yet. Results that nobody has taken need no place.
+    ///
+    /// An argument has at most 4 GiB when it is encoded, and so has a result; above that, the future says
+    /// [`TaskError::TooLarge`].
+    ///
+    /// # Panics
+    /// If the argument's `Serialize` does. Nothing is queued then.
     ///
     /// ```compile_fail
     /// # let pool = allmend::Pool::new(1).unwrap();
@@ -144,13 +156,14 @@ impl Pool {
 
     /// As [`Pool::submit`], for a function that is chosen at run time.
     ///
-    /// ```no_run
+    /// ```
     /// # fn twice(n: u32) -> u32 { 2 * n }
     /// # fn half(n: u32) -> u32 { n / 2 }
     /// # fn main() -> allmend::Result<()> {
     /// let pool = allmend::Pool::new(1)?;
-    /// let f: fn(u32) -> u32 = if std::env::args().len() > 1 { twice } else { half };
-    /// println!("{}", pool.submit_fn(f, 10).result()?);
+    /// for (f, expected) in [(twice as fn(u32) -> u32, 20), (half, 5)] {
+    ///     assert_eq!(pool.submit_fn(f, 10).result()?, expected);
+    /// }
     /// # Ok(()) }
     /// ```
     pub fn submit_fn<A: Wire, R: Wire>(&self, f: fn(A) -> R, argument: A) -> TaskFuture<R> {
@@ -202,7 +215,7 @@ impl Pool {
     }
 }
 
-/// The rare options of a [`Pool`].
+/// The rare options of a [`Pool`], which has an example.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PoolBuilder {
@@ -219,13 +232,17 @@ impl PoolBuilder {
         self
     }
 
-    /// How they are called in `ps`; a number is appended.
+    /// How they are called in `ps` (their first argument); a number is appended. By default `allmend-worker`. The kernel takes
+    /// some 128 KiB; [`PoolBuilder::build`] fails with [`PoolError::Os`] above that (`E2BIG`), and for a name with a zero
+    /// byte (`EINVAL`).
     pub fn name(mut self, name: &str) -> Self {
         self.name = name.into();
         self
     }
 
-    /// An environment variable of the workers, besides those of this process.
+    /// An environment variable of the workers, besides those of this process. Replaces this process's own of that name, and
+    /// one that was given before. With a zero byte in it, [`PoolBuilder::build`] fails with [`PoolError::Os`] (`EINVAL`).
+    /// `ALLMEND_WORKER` is ours: it is not passed on.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((key.as_ref().into(), value.as_ref().into()));
         self

@@ -35,6 +35,26 @@ const KEEP_BYTES: usize = 1 << 16;
 ///
 /// Dropped, the task still runs, and its result is thrown away ([`TaskFuture::detach`] says that this is meant). Each
 /// future resolves, whatever becomes of its worker, and each failure is the error of one future only.
+///
+/// ```
+/// use allmend::{Pool, TaskError};
+/// use std::time::Duration;
+///
+/// # fn main() -> allmend::Result<()> {
+/// let pool = Pool::new(1)?;
+/// let mut future = pool.submit(|n: u32| n + 1, 41);
+/// let answer = loop {
+///     match future.result_timeout(Duration::from_millis(10)) {
+///         Err(TaskError::Timeout) => println!("not yet"),
+///         other => break other?,
+///     }
+/// };
+/// assert_eq!(answer, 42);
+/// assert!(future.done());
+///
+/// pool.submit(|n: u32| println!("{n}"), 7).detach(); // runs before the pool ends
+/// # Ok(()) }
+/// ```
 #[doc(alias = "Future")]
 #[must_use = "errors come out of `result`; call `detach` if you mean to ignore them"]
 pub struct TaskFuture<R> {
@@ -48,12 +68,15 @@ impl<R> TaskFuture<R> {
         Self { parent: Arc::clone(parent), job, result: PhantomData }
     }
 
-    /// Is it finished, in one way or another?
+    /// Is it finished, in one way or another? Does not wait for it.
+    ///
+    /// If its worker died, it is finished as soon as the supervisor has seen that, moments later.
     pub fn done(&self) -> bool {
         self.job.is_resolved() || self.parent.wait(&self.job, Some(Instant::now()))
     }
 
-    /// Lets it run, and forgets it.
+    /// Lets it run, and forgets it. If it panics, or its worker dies, nobody is told; the worker is replaced as ever. The drop
+    /// of the last handle of the pool waits for it.
     pub fn detach(self) {}
 }
 
@@ -118,7 +141,26 @@ const BATCH_BYTES: usize = 256 << 10;
 const WINDOW: usize = 8;
 
 /// Results of [`Pool::map`], in the order of the items. It drives the tasks: the next ones are submitted as results are
-/// taken.
+/// taken, and at most eight batches per worker are under way. Dropped, what is under way still runs, and the rest of the
+/// items is never asked for.
+///
+/// If a worker dies, `next` gives [`TaskError::Died`] for the item that it ran, and the results of all others.
+///
+/// ```
+/// use allmend::{Pool, TaskError};
+///
+/// fn divide((a, b): (u32, u32)) -> u32 {
+///     if b == 0 { std::process::abort() } else { a / b }
+/// }
+///
+/// # fn main() -> allmend::Result<()> {
+/// let mut quotients = Pool::new(2)?.map(divide, [(6, 3), (6, 0), (6, 2)]);
+/// assert_eq!(quotients.next(), Some(Ok(2)));
+/// assert!(matches!(quotients.next(), Some(Err(TaskError::Died { signal: Some(6), .. }))));
+/// assert_eq!(quotients.next(), Some(Ok(3)));
+/// assert_eq!(quotients.next(), None);
+/// # Ok(()) }
+/// ```
 #[must_use = "errors come out of the iterator, and it drives the tasks"]
 pub struct Map<I: Iterator, R> {
     pool: Pool,
@@ -292,13 +334,15 @@ where
 impl<I: Iterator, R> Map<I, R> {
     /// For tasks that return a `Result` themselves: one `?` instead of two.
     ///
-    /// ```no_run
+    /// ```
     /// # use allmend::{Pool, Result};
     /// # fn half(n: u32) -> Result<u32> { Ok(n / 2) }
     /// # fn main() -> Result<()> {
+    /// let mut sum = 0;
     /// for half in Pool::new(2)?.map(half, 0..10).flatten_errors() {
-    ///     println!("{}", half?);
+    ///     sum += half?;
     /// }
+    /// assert_eq!(sum, 20);
     /// # Ok(()) }
     /// ```
     pub fn flatten_errors<T, E>(self) -> FlattenErrors<Self>

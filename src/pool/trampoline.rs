@@ -66,7 +66,7 @@ where
 
 /// The task is not what was submitted.
 pub(crate) fn overwritten() -> TaskError {
-    TaskError::Codec("the task was overwritten in shared memory".into())
+    TaskError::Lost
 }
 
 /// The names of a task's code.
@@ -79,9 +79,7 @@ pub(crate) struct Code {
 
 fn offset_of(code: *const ()) -> Result<u64, TaskError> {
     // A library that was loaded into another program has an image of its own, which workers do not have.
-    image::anchor_offset_of(code).map(|offset| offset as u64).ok_or_else(|| {
-        TaskError::Codec("the function is not in the image that workers run (another shared library?)".into())
-    })
+    image::anchor_offset_of(code).map(|offset| offset as u64).ok_or(TaskError::NotInImage)
 }
 
 /// The name of `F`'s instance.

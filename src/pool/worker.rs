@@ -664,7 +664,7 @@ pub(crate) fn codec(e: postcard::Error, failure: Option<HandleError>) -> TaskErr
 
 impl From<TooLong> for TaskError {
     fn from(_: TooLong) -> Self {
-        TaskError::Codec("more than 4 GiB in one argument or result".into())
+        TaskError::TooLarge { limit: wire::MAX_BODY }
     }
 }
 

@@ -353,7 +353,16 @@ fn bad_pools() {
             );
         }
         let error = Pool::builder().workers(1).worker_exe("/nowhere/at/all").build().err();
-        assert!(matches!(error, Some(PoolError::Os(_))), "{error:?}");
+        let errno = |error: Option<PoolError>| match error {
+            Some(PoolError::Os(e)) => e.errno,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(errno(error), libc::ENOENT);
+        for (name, expected) in [("a\0b".into(), libc::EINVAL), ("x".repeat(200_000), libc::E2BIG)] {
+            assert_eq!(errno(Pool::builder().workers(1).name(&name).build().err()), expected);
+        }
+        let zero = Pool::builder().workers(1).env("ALLMEND_TEST", "a\0b").build().err();
+        assert_eq!(errno(zero), libc::EINVAL);
     });
 }
 
@@ -382,8 +391,13 @@ fn no_fork_bomb() {
 #[test]
 fn builder() {
     within_a_minute(|| {
-        let pool =
-            Pool::builder().workers(1).name("grazer").env("ALLMEND_TEST_COLOUR", "green").build().unwrap();
+        let pool = Pool::builder()
+            .workers(1)
+            .name("grazer")
+            .env("ALLMEND_TEST_COLOUR", "red")
+            .env("ALLMEND_TEST_COLOUR", "green")
+            .build()
+            .unwrap();
         let colour = pool.submit(|()| std::env::var("ALLMEND_TEST_COLOUR").ok(), ()).result().unwrap();
         assert_eq!(colour.as_deref(), Some("green"));
         let name =
