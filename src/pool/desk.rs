@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     atomic::{AcqRel, Acquire, Private32, Private64, Relaxed, Release, SeqCst, fence},
-    error::{PoolError, TaskError},
+    error::{CreateError, PoolError, TaskError},
     os::process::Bell,
     segment::{
         Kind, Object, PinChain, Segment, Stamp,
@@ -341,14 +341,10 @@ pub(crate) struct Parent {
 
 impl Parent {
     pub(crate) fn new(slots: usize, workers: usize, spins: u32, key: u64) -> Result<Self, PoolError> {
-        let shape = Shape::new(slots, workers, wire::PAYLOAD).ok_or_else(|| {
-            PoolError::Create(crate::error::CreateError::Invalid("more than 1023 workers".into()))
-        })?;
         let segment = Segment::default_segment()?;
-        let max = segment.places();
-        if workers >= max as usize {
-            return Err(PoolError::Create(crate::error::CreateError::TooManyProcesses { max })); // one is ours
-        }
+        let max = segment.places(); // one is ours; and there are never more places than a shape can have workers
+        let shape = Shape::new(slots, workers, wire::PAYLOAD).filter(|_| workers < max as usize);
+        let shape = shape.ok_or(CreateError::TooManyProcesses { max })?;
         let me = segment.me()?;
         let object =
             segment.create(Kind::PoolRing, Stamp::NONE, shape.words32(), shape.words64(), |object| {
