@@ -334,9 +334,12 @@ impl<'de, G: Stored> Deserialize<'de> for Inherited<G> {
     }
 }
 
-impl<G> From<CreateError> for LockError<G> {
-    /// A forked child takes a place of its own when it first locks.
-    fn from(e: CreateError) -> Self {
+impl<G> LockError<G> {
+    /// Why this process takes no part in the segment: a forked child takes a place of its own when it first locks. (No
+    /// `From`: a `?` on what is created in a function that locks is to be an [`Error`], not a lock that is damaged.)
+    #[cfg(not(loom))] // models have their places
+    #[cold]
+    pub(crate) fn outside(e: CreateError) -> Self {
         match e {
             CreateError::TooManyProcesses { max } => LockError::TooManyProcesses { max },
             CreateError::DescriptorsLost => LockError::DescriptorsLost,
@@ -344,7 +347,7 @@ impl<G> From<CreateError> for LockError<G> {
             CreateError::Removed => LockError::Gone,
             CreateError::Os(e) => LockError::Os(e),
             CreateError::Damaged(_) => LockError::Damaged,
-            // Of making a segment or an object, and of joining one: who locks does neither.
+            // Of making a segment or an object, and of joining one: who takes a place does neither.
             CreateError::Full { .. } | CreateError::Invalid(_) | CreateError::NotASegment(_) => {
                 LockError::Damaged
             }
@@ -906,15 +909,6 @@ impl<G> From<LockError<G>> for MapError {
             LockError::Damaged => MapError::Damaged,
             LockError::Encode(e) => MapError::Encode(e),
             other => MapError::Lock(other.release()),
-        }
-    }
-}
-
-impl From<CreateError> for MapError {
-    fn from(e: CreateError) -> Self {
-        match e {
-            CreateError::Full { .. } => MapError::Full,
-            other => LockError::<()>::from(other).into(),
         }
     }
 }

@@ -182,7 +182,7 @@ impl<T: Pod> Claims<T> {
         let deadline = Deadline::after(timeout);
         loop {
             if self.object.holder_now().is_none() {
-                self.object.segment().me()?;
+                self.object.segment().me().map_err(LockError::outside)?;
             }
             if self.object.is_lost() {
                 return Err(LockError::Gone);

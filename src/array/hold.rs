@@ -559,7 +559,7 @@ fn claim_slowly<T: Pod>(
     }
     let (span, exclusive) = (Span::new(start, start + len), mode != Mode::Shared);
     let claims = object.body().claims();
-    let me = object.segment().me()?;
+    let me = object.segment().me().map_err(LockError::outside)?;
     if object.is_lost() {
         return Err(LockError::Gone);
     }

@@ -320,7 +320,7 @@ impl<T: Pod> SharedArray<T> {
     /// As [`read`](Self::read) of the whole array. With marks in it nothing is frozen: mend them first.
     pub fn freeze(&self) -> Result<FrozenArray<T>, ArrayError> {
         // Open for reading only, nothing would keep the elements under the slice.
-        self.object.segment().me().map_err(LockError::<()>::from)?;
+        self.object.segment().me().map_err(LockError::<()>::outside)?;
         if self.object.is_lost() {
             return Err(LockError::<()>::Gone.into());
         }

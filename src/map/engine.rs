@@ -84,7 +84,7 @@ impl From<Refusal> for MapError {
         match refusal {
             Refusal::Full(_) | Refusal::Other(CreateError::Full { .. }) => MapError::Full,
             Refusal::Damaged => MapError::Damaged,
-            Refusal::Other(other) => LockError::<std::convert::Infallible>::from(other).into(),
+            Refusal::Other(other) => LockError::<std::convert::Infallible>::outside(other).into(),
         }
     }
 }

@@ -115,7 +115,7 @@ impl<'a> Locked<'a> {
         holder: &'a Holder,
         timeout: Option<Duration>,
     ) -> Result<Self, LockError> {
-        let me = object.segment().me()?;
+        let me = object.segment().me().map_err(LockError::outside)?;
         if object.is_lost() {
             return Err(LockError::Gone);
         }

@@ -182,7 +182,7 @@ impl Excludes for Robust {
     #[cold]
     #[inline(never)]
     fn wait_for(object: &Object, timeout: Option<Duration>) -> Result<Held, LockError> {
-        let me = object.segment().me()?;
+        let me = object.segment().me().map_err(LockError::outside)?;
         if object.is_lost() {
             return Err(LockError::Gone);
         }
@@ -271,7 +271,7 @@ mod raw_sync {
         }
 
         fn wait_for(object: &Object, timeout: Option<Duration>) -> Result<Held, LockError> {
-            let me = object.segment().me()?;
+            let me = object.segment().me().map_err(LockError::outside)?;
             if object.is_lost() {
                 return Err(LockError::Gone);
             }
