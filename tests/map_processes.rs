@@ -728,6 +728,11 @@ fn a_map_is_read_through_a_mapping_that_cannot_be_written() {
         assert_eq!(texts.update("a", |_| Some(String::new())), Err(MapError::ReadOnly));
         assert_eq!(texts.clear(), Err(MapError::ReadOnly));
         assert!(matches!(texts.get_lock("a"), Err(LockError::ReadOnly)));
+        assert!(
+            format!("{texts:?}").starts_with("SharedMap { types: "),
+            "nobody here keeps it: it is not looked at"
+        );
+        assert!(!format!("{texts:?}").contains("len"));
     });
     ready.receive();
     let mut writer = fork(|| {

@@ -560,6 +560,21 @@ fn many_locks_do_not_wait_for_each_other() {
 
 /// `update` runs its closure under no lock of the map: it may use the map, and panic.
 #[test]
+fn a_value_that_somebody_else_made_meanwhile_is_the_one() {
+    let (map, words) = (SharedMap::<String, String>::new().unwrap(), SharedMap::<u64, u64>::new().unwrap());
+    let theirs = map.get_or_insert_with("key", || {
+        map.insert("key", "theirs").unwrap();
+        "mine".to_owned()
+    });
+    assert_eq!(theirs.unwrap(), "theirs");
+    let theirs = words.get_or_insert_with(1, || {
+        words.insert(1, 2).unwrap();
+        3
+    });
+    assert_eq!(theirs.unwrap(), 2);
+}
+
+#[test]
 fn an_update_may_use_the_map_and_panic() {
     let _watchdog = Watchdog::new("update");
     let map = SharedMap::<u64, u64>::new().unwrap();

@@ -103,6 +103,7 @@ fn bytes_that_are_no_values() {
     assert_eq!(<(String, u8)>::decode(&[2, 0, 0, 0, b'a', 1]), None);
     assert_eq!(<(String, u8)>::decode(&[0xff, 0xff, 0xff, 0xff, b'a', 1]), None);
     assert_eq!(<(String, u8)>::decode(&[1, 0, 0]), None);
+    assert_eq!(<(String, String)>::decode(&[2, 0, 0, 0, b'a']), None);
     assert_eq!(Serde::<u32>::decode(&[1, 1]), None);
     let mut old = "old".to_owned();
     assert!(!String::decode_into(&[0xff], &mut old));

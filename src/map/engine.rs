@@ -127,6 +127,8 @@ impl Engine {
                 let bytes = shape.expected.saturating_mul(16);
                 Err(CreateError::Full { bytes, what: Resource::Segment })
             }
+            Err(MapError::Lock(LockError::DescriptorsLost)) => Err(CreateError::DescriptorsLost),
+            Err(MapError::Lock(LockError::Os(e))) => Err(CreateError::Os(e)),
             Err(_) => Err(CreateError::Damaged("a new map".into())),
         }
     }

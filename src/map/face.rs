@@ -628,7 +628,12 @@ impl<K: Key, V: Codec> Clone for SharedMap<K, V> {
 
 impl<K: Key, V: Codec> fmt::Debug for SharedMap<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedMap").field("types", &short_name::<(K, V)>()).field("len", &self.len()).finish()
+        let mut map = f.debug_struct("SharedMap");
+        map.field("types", &short_name::<(K, V)>());
+        match self.engine.object().holder_now() {
+            Some(_) => map.field("len", &self.len()).finish(),
+            None => map.finish_non_exhaustive(), // a look can panic
+        }
     }
 }
 

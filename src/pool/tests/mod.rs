@@ -497,7 +497,9 @@ fn a_stopped_worker_is_waited_for() {
         let pid = rustix::process::Pid::from_raw(pool.workers()[0] as i32).unwrap();
         rustix::process::kill_process(pid, Signal::STOP).unwrap();
         let mut future = pool.submit(double, 1);
+        let begin = Instant::now();
         assert_eq!(future.result_timeout(Duration::from_millis(50)), Err(TaskError::Timeout));
+        assert!(begin.elapsed() >= Duration::from_millis(50));
         assert!(!future.done());
         rustix::process::kill_process(pid, Signal::CONT).unwrap();
         assert_eq!(future.result(), Ok(2));
