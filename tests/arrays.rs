@@ -4,7 +4,7 @@ mod watchdog;
 
 use allmend::{
     ArrayError, CreateError, Error, LockError, Pool, Resource, SharedArray, TaskError,
-    array::{Chunk, lock_all},
+    array::{Chunk, lock_all, lock_all_timeout, try_lock_all},
 };
 use proptest::prelude::*;
 use std::{
@@ -21,6 +21,23 @@ fn timed_out<G>(result: Result<G, LockError<G>>) -> bool {
 
 fn is_deadlock<G>(result: Result<G, LockError<G>>) -> bool {
     matches!(result, Err(LockError::Deadlock))
+}
+
+/// Handles are `Debug` whatever their elements are: that this compiles is the test.
+#[test]
+fn handles_ask_nothing_of_their_elements() {
+    fn handles<T: bytemuck::Pod>(a: &SharedArray<T>) -> [Box<dyn std::fmt::Debug>; 4] {
+        let slices = Box::new(a.chunks(2));
+        [Box::new(a.clone()), slices, Box::new(a.claims(2).unwrap()), Box::new(a.freeze().unwrap())]
+    }
+    let names = handles(&SharedArray::<u8>::new(3).unwrap()).map(|handle| format!("{handle:?}"));
+    let starts = [
+        "SharedArray { start: 0, len: 3,",
+        "Slices {",
+        "Claims { count: 2, len: 2,",
+        "FrozenArray { start: 0, len: 3,",
+    ];
+    assert!(names.iter().zip(starts).all(|(name, start)| name.starts_with(start)), "{names:?}");
 }
 
 #[test]
@@ -285,6 +302,25 @@ fn a_chunk_whose_owner_died_can_be_claimed_again_and_says_so() {
     assert!(claims.is_done() && a.to_vec().unwrap().iter().all(|&n| n == 0));
 }
 
+/// The first chunk of an array of which nobody has kept another handle.
+fn first_chunk() -> Chunk<u64> {
+    SharedArray::from_slice(&[7, 8]).unwrap().claims(1).unwrap().claim().unwrap().expect("to do")
+}
+
+#[test]
+fn a_chunk_keeps_what_it_is_of() {
+    let _watchdog = watchdog::Watchdog::new("a_chunk_keeps_what_it_is_of");
+    let mut chunk = first_chunk();
+    // Were its memory free, these would have it.
+    let others = [(); 64].map(|()| SharedArray::from_slice(&[1u64, 1]).unwrap());
+    assert_eq!((&*chunk, chunk.start(), chunk.index()), (&[7][..], 0, 0));
+    chunk[0] = 9;
+    assert!(others.iter().all(|other| other.to_vec().unwrap() == [1, 1]));
+    assert!(allmend::verify().is_ok());
+    chunk.done();
+    assert!(allmend::verify().is_ok());
+}
+
 #[test]
 fn chunks_wait_for_who_has_their_elements() {
     let _watchdog = watchdog::Watchdog::new("chunks_wait_for_who_has_their_elements");
@@ -387,6 +423,59 @@ fn a_frozen_array_is_read_without_a_lock() {
 }
 
 #[test]
+fn a_freeze_waits_as_long_as_it_was_told() {
+    let _watchdog = watchdog::Watchdog::new("a_freeze_waits_as_long_as_it_was_told");
+    let late = |e: ArrayError| matches!(e, ArrayError::Lock(LockError::Timeout { owner: Some(_) }));
+    let a = SharedArray::from_slice(&[1u64, 2, 3]).unwrap();
+    let writer = a.slice(2..).unwrap().get_lock().unwrap();
+    thread::scope(|s| {
+        let there = s.spawn(|| {
+            assert!(a.try_freeze().is_err_and(late));
+            assert!(a.slice(..1).unwrap().freeze_timeout(SHORT).is_err_and(late), "it is of the whole array");
+            assert!(!a.is_frozen() && a.set(0, 5).is_ok());
+        });
+        there.join().unwrap();
+        let waits = s.spawn(|| a.freeze_timeout(Duration::MAX).unwrap()[0]);
+        drop(writer);
+        assert_eq!(waits.join().unwrap(), 5);
+    });
+    assert!(a.is_frozen() && a.try_freeze().is_ok() && a.freeze_timeout(SHORT).is_ok());
+}
+
+/// So many as limitations.rs says.
+#[test]
+fn a_process_has_so_many_claims_at_a_time() {
+    let _watchdog = watchdog::Watchdog::new("a_process_has_so_many_claims_at_a_time");
+    let a = SharedArray::<u8>::new(200).unwrap();
+    let mut slices = a.chunks(1);
+    let mut held: Vec<_> = slices.by_ref().take(112).map(|one| one.get_lock().unwrap()).collect();
+    let one_more = slices.next().unwrap();
+    assert!(matches!(one_more.get_lock(), Err(LockError::TooManyClaims)));
+    assert!(matches!(one_more.read(), Err(LockError::TooManyClaims)));
+    assert_eq!(one_more.set(0, 1), Err(ArrayError::Lock(LockError::TooManyClaims)));
+    held.pop();
+    assert!(one_more.get_lock().is_ok(), "there is room again");
+}
+
+/// No room for what an update has to undo.
+#[test]
+fn an_update_without_memory_changes_nothing() {
+    let _watchdog = watchdog::Watchdog::new("an_update_without_memory_changes_nothing");
+    const LEN: usize = 700_000;
+    let manager = allmend::Manager::builder().reserve(8 << 20).max_processes(20).new().unwrap();
+    let a = manager.array::<u64>("large", LEN).unwrap();
+    let full = a.update(|elements| elements.fill(1));
+    assert!(
+        matches!(full, Err(ArrayError::Create(CreateError::Full { what: Resource::Segment, .. }))),
+        "{full:?}"
+    );
+    assert_eq!(a.to_vec().unwrap(), [0; LEN]);
+    assert_eq!(a.slice(..1_000).unwrap().update(|elements| elements.fill(2)), Ok(()));
+    assert_eq!((a.get(999), a.get(1_000)), (Ok(2), Ok(0)));
+    manager.verify().unwrap();
+}
+
+#[test]
 fn several_are_locked_at_once() {
     let _watchdog = watchdog::Watchdog::new("several_are_locked_at_once");
     let (a, b) = (SharedArray::<u64>::new(8).unwrap(), SharedArray::<u64>::new(8).unwrap());
@@ -404,6 +493,17 @@ fn several_are_locked_at_once() {
     assert_eq!(a.get(0).unwrap() + a.get(4).unwrap() + b.get(0).unwrap(), 1_800);
     assert!(is_deadlock(lock_all([&low, &a])), "they overlap");
     assert!(a.try_get_lock().is_ok(), "and nothing stays locked");
+    let reader = high.read().unwrap();
+    thread::scope(|s| {
+        s.spawn(|| {
+            assert!(timed_out(try_lock_all([&b, &high, &low])));
+            assert!(timed_out(lock_all_timeout([&b, &high, &low], SHORT)));
+            let others = try_lock_all([&low, &b]).expect("nothing stays locked");
+            assert!(others.iter().all(|guard| guard.len() >= 4));
+        });
+    });
+    drop(reader);
+    assert_eq!(lock_all_timeout([&b, &high, &low], SHORT).unwrap().map(|guard| guard.len()), [8, 4, 4]);
 }
 
 #[test]

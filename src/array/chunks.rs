@@ -16,7 +16,7 @@
 
 use super::{
     ArrayKind, Sent, SharedArray, TRY,
-    hold::{self, Hold, Loose},
+    hold::{self, Hold, Loose, Piece, Work},
 };
 use crate::{
     atomic::{Acquire, Private32, Relaxed, Word32},
@@ -31,6 +31,7 @@ use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{
     fmt,
+    marker::PhantomData,
     ops::{Deref, DerefMut},
     sync::Arc,
     time::Duration,
@@ -63,15 +64,30 @@ const WORDS: usize = 4;
 /// # Ok(()) }
 /// ```
 pub struct Claims<T: Pod> {
-    array: SharedArray<T>,
-    object: Arc<Object>,
+    of: Arc<Work>,
+    /// The slice: where it starts in the array, and its elements.
+    slice: (u32, u32),
+    /// Elements of a chunk.
     len: u32,
     count: u32,
     /// Where this handle looks first, only ever a hint: behind the chunk that it claimed last.
     next: Private32,
+    elements: PhantomData<fn() -> T>,
 }
 
 impl<T: Pod> Claims<T> {
+    /// `len` and `count` fit the array and the object.
+    fn new(array: &SharedArray<T>, words: Arc<Object>, len: u32, count: u32) -> Self {
+        Self {
+            of: Work::new(array.object.clone(), words),
+            slice: (array.start, array.len),
+            len,
+            count,
+            next: Private32::new(0),
+            elements: PhantomData,
+        }
+    }
+
     pub(super) fn place(array: &SharedArray<T>, len: usize) -> Result<Self, CreateError> {
         if len == 0 || array.is_empty() {
             return Err(CreateError::Invalid("chunks without elements".into()));
@@ -89,30 +105,28 @@ impl<T: Pod> Claims<T> {
         };
         let object =
             array.object.segment().create(Kind::Claims, Stamp::of::<T>(), count.max(16), WORDS, init)?;
-        Ok(Self {
-            array: array.clone(),
-            object,
-            len: len as u32,
-            count: count as u32,
-            next: Private32::new(0),
-        })
+        Ok(Self::new(array, object, len as u32, count as u32))
     }
 
-    #[cfg(test)]
-    pub(super) fn parts(&self) -> (&SharedArray<T>, &Arc<Object>) {
-        (&self.array, &self.object)
+    pub(super) fn words(&self) -> &Arc<Object> {
+        self.of.words()
+    }
+
+    #[inline(always)]
+    fn object(&self) -> &Object {
+        self.of.words()
     }
 
     #[inline(always)]
     fn word(&self, chunk: u32) -> &Word32 {
-        &self.object.w32()[chunk as usize]
+        &self.object().w32()[chunk as usize]
     }
 
-    /// Where chunk `i` begins in the slice, and how many elements it has.
+    /// Where the chunk begins in the array, and how many elements it has.
     #[inline(always)]
     fn bounds(&self, chunk: u32) -> (u32, u32) {
         let start = chunk * self.len;
-        (start, self.len.min(self.array.len - start))
+        (self.slice.0 + start, self.len.min(self.slice.1 - start))
     }
 
     /// The next chunk that nobody has. `None` when all are done, or claimed by live processes. If a chunk is to do but its
@@ -121,7 +135,7 @@ impl<T: Pod> Claims<T> {
     /// # Errors
     /// As [`SharedArray::get_lock`], but an inherited chunk is none: [`Chunk::inherited`].
     #[inline(always)]
-    pub fn claim(&self) -> Result<Option<Chunk<'_, T>>, LockError> {
+    pub fn claim(&self) -> Result<Option<Chunk<T>>, LockError> {
         self.claim_within(None)
     }
 
@@ -129,7 +143,7 @@ impl<T: Pod> Claims<T> {
     ///
     /// # Errors
     /// [`LockError::Timeout`] if the chunks that are to do are locked; else as `claim`.
-    pub fn try_claim(&self) -> Result<Option<Chunk<'_, T>>, LockError> {
+    pub fn try_claim(&self) -> Result<Option<Chunk<T>>, LockError> {
         self.claim_within(TRY)
     }
 
@@ -137,12 +151,12 @@ impl<T: Pod> Claims<T> {
     ///
     /// # Errors
     /// [`LockError::Timeout`] if the chunks that are to do are locked all that time; else as `claim`.
-    pub fn claim_timeout(&self, timeout: Duration) -> Result<Option<Chunk<'_, T>>, LockError> {
+    pub fn claim_timeout(&self, timeout: Duration) -> Result<Option<Chunk<T>>, LockError> {
         self.claim_within(Some(timeout))
     }
 
     #[inline(always)]
-    fn claim_within(&self, timeout: Option<Duration>) -> Result<Option<Chunk<'_, T>>, LockError> {
+    fn claim_within(&self, timeout: Option<Duration>) -> Result<Option<Chunk<T>>, LockError> {
         let claimed = match self.claim_next() {
             Some((chunk, claim)) => (chunk, claim, None),
             None => match self.search(timeout)? {
@@ -152,7 +166,7 @@ impl<T: Pod> Claims<T> {
         };
         // Made in one place, from what fits into registers.
         let (chunk, held, inherited) = claimed;
-        Ok(Some(Chunk { claims: self, held, chunk, inherited, end: 0 }))
+        Ok(Some(Chunk { piece: held.into_piece(&self.of, chunk), slice: self.slice.0, inherited }))
     }
 
     /// The chunk behind the last one, if it is to do and there is nothing to wait for and nothing to tell.
@@ -164,10 +178,9 @@ impl<T: Pod> Claims<T> {
         if word.load(Relaxed) != 0 {
             return None;
         }
-        let (start, len) = self.bounds(chunk);
-        let (me, claim) = hold::claim_free::<T>(&self.array.object, (self.array.start + start, len))?;
+        let (me, claim) = hold::claim_free::<T>(self.of.array(), self.bounds(chunk))?;
         // Both objects are of one segment: so whose name is in the claim has been told which of them are lost.
-        if word.load(Relaxed) != 0 || self.object.is_lost() {
+        if word.load(Relaxed) != 0 || self.object().is_lost() {
             claim.give_back(); // claimed and given back meanwhile, or done
             return None;
         }
@@ -181,10 +194,10 @@ impl<T: Pod> Claims<T> {
     fn search(&self, timeout: Option<Duration>) -> Result<Option<Claimed<'_, T>>, LockError> {
         let deadline = Deadline::after(timeout);
         loop {
-            if self.object.holder_now().is_none() {
-                self.object.segment().me().map_err(LockError::outside)?;
+            if self.object().holder_now().is_none() {
+                self.object().segment().me().map_err(LockError::outside)?;
             }
-            if self.object.is_lost() {
+            if self.object().is_lost() {
                 return Err(LockError::Gone);
             }
             let mut locked = None;
@@ -206,7 +219,7 @@ impl<T: Pod> Claims<T> {
             for chunk in 0..self.count {
                 let Some(owner) = Owner::from_bits(self.word(chunk).load(Acquire)) else { continue };
                 if Some(owner) != dead {
-                    let segment = self.object.segment();
+                    let segment = self.object().segment();
                     if segment.is_alive(owner).map_err(|_| LockError::DescriptorsLost)? {
                         continue;
                     }
@@ -230,44 +243,48 @@ impl<T: Pod> Claims<T> {
     fn is_to_do(&self, chunk: u32) -> bool {
         match self.word(chunk).load(Acquire) {
             0 => true,
-            word => {
-                Owner::from_bits(word).is_some_and(|owner| self.object.segment().is_alive(owner) == Ok(false))
-            }
+            word => Owner::from_bits(word)
+                .is_some_and(|owner| self.object().segment().is_alive(owner) == Ok(false)),
         }
     }
 
     /// The chunk, if it is to do once its elements are ours.
     fn take(&self, chunk: u32, timeout: Option<Duration>) -> Result<Option<Claimed<'_, T>>, LockError> {
-        let (start, len) = self.bounds(chunk);
-        let at = (self.array.start + start, len);
-        let mut hold = Hold::<T>::take(&self.array.object, at, Mode::Exclusive, timeout)?;
+        let mut hold = Hold::<T>::take(self.of.array(), self.bounds(chunk), Mode::Exclusive, timeout)?;
         let word = self.word(chunk);
         // Relaxed: it is written under this claim.
         let seen = word.load(Relaxed);
         let owner = Owner::from_bits(seen);
         // Under its claim no live process has the chunk; one that is about to give it back has stored 0.
-        if seen == DONE || owner.is_some_and(|owner| Some(owner) == self.object.me_now()) {
+        if seen == DONE || owner.is_some_and(|owner| Some(owner) == self.object().me_now()) {
             return Ok(None);
         }
-        let pid = |owner: Owner| self.object.segment().pid_of(owner).unwrap_or(0);
+        let pid = |owner: Owner| self.object().segment().pid_of(owner).unwrap_or(0);
         let inherited = hold.inherited().map(|(pid, _)| pid).or(owner.map(pid));
-        let Some(me) = self.object.me_now() else { return Err(LockError::Gone) };
+        let Some(me) = self.object().me_now() else { return Err(LockError::Gone) };
         word.store(me.bits(), Relaxed);
         hold.repair(); // whoever dies in it now leaves the chunk's word, and a mark of its own
         Ok(hold.into_loose().map(|claim| (chunk, claim, inherited)))
     }
 
     /// Are all done?
+    ///
+    /// # Panics
+    /// If it is gone, as [`SharedArray::is_frozen`].
     pub fn is_done(&self) -> bool {
-        if self.object.holder_now().is_none() {
-            return self.object.inherit_to_look(|| self.remaining() == 0);
-        }
         self.remaining() == 0
     }
 
     /// How many are not done yet, at this moment.
+    ///
+    /// # Panics
+    /// As [`is_done`](Self::is_done).
     pub fn remaining(&self) -> usize {
-        (0..self.count).filter(|&chunk| self.word(chunk).load(Acquire) != DONE).count()
+        let look = || (0..self.count).filter(|&chunk| self.word(chunk).load(Acquire) != DONE).count();
+        if self.object().holder_now().is_none() {
+            return self.object().inherit_to_look(look);
+        }
+        look()
     }
 
     /// How many chunks there are.
@@ -279,26 +296,43 @@ impl<T: Pod> Claims<T> {
 /// A chunk that is yours alone, in place.
 ///
 /// [`done`](Chunk::done) marks it done. Drop without it, by a `?` or a panic, gives it back for another claim; so does a
-/// kill.
+/// kill. It owns its handle, so it can be returned and kept. In a forked child the chunk of the parent does nothing, and
+/// its use is a panic.
+///
+/// ```
+/// let array = allmend::SharedArray::<u8>::new(5)?;
+/// let claims = array.claims(2)?;
+/// drop(claims.claim()?); // to do again
+/// let mut seen = Vec::new();
+/// while let Some(mut chunk) = claims.claim()? {
+///     if chunk.inherited().is_some() {
+///         chunk.fill(0); // a process died in it: begin anew
+///     }
+///     chunk[0] = 1;
+///     seen.push((chunk.index(), chunk.start(), chunk.len()));
+///     chunk.done();
+/// }
+/// seen.sort();
+/// assert_eq!(seen, [(0, 0, 2), (1, 2, 2), (2, 4, 1)]);
+/// # Ok::<(), allmend::Error>(())
+/// ```
 #[must_use = "dropping it gives the chunk back"]
-pub struct Chunk<'a, T: Pod> {
-    claims: &'a Claims<T>,
-    held: Loose<'a, T>,
-    chunk: u32,
+pub struct Chunk<T: Pod> {
+    piece: Piece<T>,
+    /// Where the slice starts in the array.
+    slice: u32,
     inherited: Option<u32>,
-    /// What its word will say.
-    end: u32,
 }
 
-impl<T: Pod> Chunk<'_, T> {
+impl<T: Pod> Chunk<T> {
     /// Where it starts in the slice that the claims are on.
     pub fn start(&self) -> usize {
-        self.claims.bounds(self.chunk).0 as usize
+        (self.piece.start() - self.slice) as usize
     }
 
     /// Which of the chunks it is.
     pub fn index(&self) -> usize {
-        self.chunk as usize
+        self.piece.chunk() as usize
     }
 
     /// The process that died in it before us, if one did: its elements may be half done. 0 if it is not known any more
@@ -310,35 +344,27 @@ impl<T: Pod> Chunk<'_, T> {
     /// It is done: nobody claims it again.
     #[inline(always)]
     pub fn done(mut self) {
-        self.end = DONE;
+        self.piece.says = DONE;
     }
 }
 
-impl<T: Pod> Drop for Chunk<'_, T> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        // In a forked child nothing happens: the chunk is its parent's.
-        self.held.end(self.claims.word(self.chunk), self.end);
-    }
-}
-
-impl<T: Pod> Deref for Chunk<'_, T> {
+impl<T: Pod> Deref for Chunk<T> {
     type Target = [T];
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        self.held.elements()
+        self.piece.elements()
     }
 }
 
-impl<T: Pod> DerefMut for Chunk<'_, T> {
+impl<T: Pod> DerefMut for Chunk<T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [T] {
-        self.held.elements_mut()
+        self.piece.elements_mut()
     }
 }
 
-impl<T: Pod + fmt::Debug> fmt::Debug for Chunk<'_, T> {
+impl<T: Pod + fmt::Debug> fmt::Debug for Chunk<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }
@@ -346,14 +372,8 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Chunk<'_, T> {
 
 impl<T: Pod> Clone for Claims<T> {
     fn clone(&self) -> Self {
-        let (array, object) = (self.array.clone(), Arc::clone(&self.object));
-        Self {
-            array,
-            object,
-            len: self.len,
-            count: self.count,
-            next: Private32::new(self.next.load(Relaxed)),
-        }
+        let next = Private32::new(self.next.load(Relaxed));
+        Self { of: Arc::clone(&self.of), next, ..*self }
     }
 }
 
@@ -365,12 +385,13 @@ impl<T: Pod> fmt::Debug for Claims<T> {
 
 impl<T: Pod> Serialize for Claims<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&self.array, Sent(&self.object)).serialize(serializer)
+        ((Sent(self.of.array().object()), self.slice.0, self.slice.1), Sent(self.words()))
+            .serialize(serializer)
     }
 }
 
 /// A claims object that has arrived.
-struct Words<T>(Arc<Object>, std::marker::PhantomData<fn() -> T>);
+struct Words<T>(Arc<Object>, PhantomData<fn() -> T>);
 
 impl<'de, T: Pod> Deserialize<'de> for Words<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -397,12 +418,11 @@ impl<'de, T: Pod> Deserialize<'de> for Claims<T> {
         if !sound {
             return Err(malformed());
         }
-        Ok(Self { array, object, len: len as u32, count: count as u32, next: Private32::new(0) })
+        Ok(Self::new(&array, object, len as u32, count as u32))
     }
 }
 
 /// Slices one after another: see [`SharedArray::chunks`] and [`SharedArray::windows`].
-#[derive(Debug)]
 pub struct Slices<T: Pod, L: ArrayKind = Robust> {
     array: SharedArray<T, L>,
     len: usize,
@@ -440,5 +460,14 @@ impl<T: Pod, L: ArrayKind> ExactSizeIterator for Slices<T, L> {}
 impl<T: Pod, L: ArrayKind> Clone for Slices<T, L> {
     fn clone(&self) -> Self {
         Self { array: self.array.clone(), ..*self }
+    }
+}
+
+impl<T: Pod, L: ArrayKind> fmt::Debug for Slices<T, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slices")
+            .field("array", &self.array)
+            .field("left", &self.len())
+            .finish_non_exhaustive()
     }
 }

@@ -3,10 +3,13 @@
 //! Each is a [`Hold`], which is where the argument is. This file has no state of its own, so nothing to kill.
 
 use super::{
-    SharedArray,
+    SharedArray, TRY,
     hold::{Hold, Parts},
 };
-use crate::error::{ArrayError, Inherited, LockError, LockResult, Marked};
+use crate::{
+    error::{ArrayError, Inherited, LockError, LockResult, Marked},
+    sync::claims::Deadline,
+};
 use bytemuck::Pod;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{
@@ -55,7 +58,8 @@ pub(super) fn marked<T: Pod>(parts: Parts<'_, T, false>) -> ArrayError {
 pub struct ArrayGuard<T: Pod>(Kept<T>);
 
 /// Shared access to elements in place. Drop unlocks; a reader that is killed was never there. It cannot clear the mark of
-/// a dead writer: [`Inherited::into_guard`](crate::Inherited::into_guard).
+/// a dead writer: [`Inherited::into_guard`](crate::Inherited::into_guard). In a forked child the guard of the parent does
+/// nothing, and its use is a panic.
 #[must_use = "the lock is released when the guard drops"]
 pub struct ReadGuard<T: Pod>(Kept<T>);
 
@@ -151,9 +155,12 @@ impl<T: Pod> Clone for FrozenArray<T> {
     }
 }
 
-impl<T: Pod + fmt::Debug> fmt::Debug for FrozenArray<T> {
+impl<T: Pod> fmt::Debug for FrozenArray<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&**self, f)
+        f.debug_struct("FrozenArray")
+            .field("start", &self.0.start)
+            .field("len", &self.0.len)
+            .finish_non_exhaustive()
     }
 }
 
@@ -180,7 +187,45 @@ impl<'de, T: Pod> Deserialize<'de> for FrozenArray<T> {
 /// # Errors
 /// [`LockError::Inherited`], with all guards, if any elements are marked; [`LockError::Deadlock`] if two of the slices
 /// overlap; else as [`SharedArray::get_lock`], with nothing locked.
+///
+/// ```
+/// use allmend::{SharedArray, array::lock_all};
+///
+/// let (rows, sums) = (SharedArray::from_slice(&[1, 2, 3, 4])?, SharedArray::<i32>::new(2)?);
+/// let [row, mut sum] = lock_all([&rows.slice(2..)?, &sums.slice(1..)?])?;
+/// sum[0] = row.iter().sum();
+/// drop((row, sum));
+/// assert_eq!(sums.to_vec()?, [0, 7]);
+/// # Ok::<(), allmend::Error>(())
+/// ```
 pub fn lock_all<T: Pod, const N: usize>(slices: [&SharedArray<T>; N]) -> LockResult<[ArrayGuard<T>; N]> {
+    lock_all_within(slices, None)
+}
+
+/// As [`lock_all`], without waiting.
+///
+/// # Errors
+/// [`LockError::Timeout`] if a live process is in the way of one, and then nothing is locked; else as `lock_all`.
+pub fn try_lock_all<T: Pod, const N: usize>(slices: [&SharedArray<T>; N]) -> LockResult<[ArrayGuard<T>; N]> {
+    lock_all_within(slices, TRY)
+}
+
+/// As [`lock_all`], waiting at most so long for all of them.
+///
+/// # Errors
+/// [`LockError::Timeout`] if live processes are in the way all that time, and then nothing is locked; else as `lock_all`.
+pub fn lock_all_timeout<T: Pod, const N: usize>(
+    slices: [&SharedArray<T>; N],
+    timeout: Duration,
+) -> LockResult<[ArrayGuard<T>; N]> {
+    lock_all_within(slices, Some(timeout))
+}
+
+fn lock_all_within<T: Pod, const N: usize>(
+    slices: [&SharedArray<T>; N],
+    timeout: Option<Duration>,
+) -> LockResult<[ArrayGuard<T>; N]> {
+    let deadline = Deadline::after(timeout);
     let mut order: [usize; N] = std::array::from_fn(|i| i);
     order.sort_by_key(|&i| {
         let object = slices[i].object();
@@ -196,7 +241,7 @@ pub fn lock_all<T: Pod, const N: usize>(slices: [&SharedArray<T>; N]) -> LockRes
     let mut guards: [Option<ArrayGuard<T>>; N] = std::array::from_fn(|_| None);
     let mut first: Option<(u32, Option<Range<usize>>)> = None;
     for i in order {
-        guards[i] = Some(match slices[i].get_lock() {
+        guards[i] = Some(match slices[i].write(deadline.left()) {
             Ok(guard) => guard,
             Err(LockError::Inherited(inherited)) => {
                 let range = if N == 1 { inherited.range() } else { None };

@@ -10,8 +10,8 @@
 //! | behind, aligned as the elements need it | the elements |
 //! | parts | of each entry: what its `update` has to undo |
 //!
-//! The argument for every slice here: a [`Loose`] claim, in a [`Hold`] or not, is made in this file only, from a claim on
-//! exactly its elements, and the claim lasts as long as that. An exclusive claim excludes all other claims on any of its
+//! The argument for every slice here: a [`Loose`] claim, in a [`Hold`], in a [`Piece`] or alone, is made in this file only,
+//! from a claim on exactly its elements, and the claim lasts as long as that. An exclusive claim excludes all other claims on any of its
 //! elements, shared ones the exclusive ones: between processes by the table, between threads of this process by the private
 //! record, which no other process can write (`sync::claims`, invariants 1 and 7). Elements are reached through these only.
 //! So there is no second `&mut`, and none beside a `&`. After a freeze there is no exclusive claim any more (invariant 6),
@@ -253,6 +253,38 @@ pub(super) struct Loose<'a, T> {
     of: PhantomData<(&'a Known, *mut T)>,
 }
 
+/// An array, and the words of its chunks. Neither is ever exchanged.
+#[derive(Debug)]
+pub(super) struct Work {
+    array: Known,
+    words: Arc<Object>,
+}
+
+impl Work {
+    pub(super) fn new(array: Known, words: Arc<Object>) -> Arc<Self> {
+        Arc::new(Self { array, words })
+    }
+
+    #[inline(always)]
+    pub(super) fn array(&self) -> &Known {
+        &self.array
+    }
+
+    #[inline(always)]
+    pub(super) fn words(&self) -> &Arc<Object> {
+        &self.words
+    }
+}
+
+/// As [`Loose`], of a chunk, whose word says so; it keeps the array and that word, and its drop gives it back.
+pub(super) struct Piece<T> {
+    held: Loose<'static, T>,
+    of: ManuallyDrop<Arc<Work>>,
+    chunk: u32,
+    /// What the chunk's word says then.
+    pub(super) says: u32,
+}
+
 /// As [`Loose`], with what the dead left there, and its drop gives it back. `OWNED`: it keeps the object itself.
 #[derive(Debug)]
 pub(super) struct Hold<'a, T: Pod, const OWNED: bool = false> {
@@ -279,7 +311,7 @@ impl<'a, T> Loose<'a, T> {
 
     #[inline(always)]
     fn object(&self) -> &Object {
-        // SAFETY: from an `Arc` that the hold owns, or that is borrowed for longer than this lives.
+        // SAFETY: from an `Arc` that the hold or the piece owns, or that is borrowed for longer than this lives.
         unsafe { self.object.as_ref() }
     }
 
@@ -325,11 +357,16 @@ impl<'a, T> Loose<'a, T> {
         unsafe { slice::from_raw_parts_mut(at, self.len()) }
     }
 
-    /// Gives it back, also while a panic runs: what was done is whole, or is to be done again, which `word` is to say.
+    /// A chunk of `of`, with a handle of its own.
     #[inline(always)]
-    pub(super) fn end(&mut self, word: &Word32, says: u32) {
-        if let Some(claim) = self.claim.take() {
-            end(self.object, self.body, claim, word, says);
+    pub(super) fn into_piece(self, of: &Arc<Work>, chunk: u32) -> Piece<T> {
+        let Loose { object, body, claim, .. } = self;
+        assert!(object == NonNull::from(&*of.array), "a chunk of another array");
+        Piece {
+            held: Loose { object, body, claim, of: PhantomData },
+            of: ManuallyDrop::new(Arc::clone(of)),
+            chunk,
+            says: 0,
         }
     }
 
@@ -337,6 +374,40 @@ impl<'a, T> Loose<'a, T> {
     #[cold]
     pub(super) fn give_back(self) {
         give_back::<false>(self.object, self.body, self.claim, true, None);
+    }
+}
+
+impl<T> Piece<T> {
+    #[inline(always)]
+    pub(super) fn chunk(&self) -> u32 {
+        self.chunk
+    }
+
+    /// Where it starts in the array.
+    #[inline(always)]
+    pub(super) fn start(&self) -> u32 {
+        self.held.span().start()
+    }
+
+    /// The elements, to read.
+    #[inline(always)]
+    pub(super) fn elements(&self) -> &[T] {
+        self.held.elements()
+    }
+
+    /// The elements, to write.
+    #[inline(always)]
+    pub(super) fn elements_mut(&mut self) -> &mut [T] {
+        self.held.elements_mut()
+    }
+}
+
+impl<T> Drop for Piece<T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: nothing uses it after this.
+        let of = unsafe { ManuallyDrop::take(&mut self.of) };
+        end(of, self.held.claim, self.chunk, self.says);
     }
 }
 
@@ -681,16 +752,17 @@ fn give_back<const OWNED: bool>(
     }
 }
 
-/// As [`give_back`], for [`Loose::end`].
+/// As [`give_back`], for [`Piece`]. Also while a panic runs: what was done is whole, or is to be done again, which its word
+/// says.
 #[inline(never)]
-fn end(object: NonNull<Object>, body: NonNull<Body>, claim: Claim, word: &Word32, says: u32) {
-    // SAFETY: as in `Loose::object`.
-    let object = unsafe { object.as_ref() };
-    if object.me_now() == Some(claim.me()) {
-        // SAFETY: as in `Loose::body`.
-        let claims = unsafe { body.as_ref() }.claims();
+fn end(of: Arc<Work>, claim: Option<Claim>, chunk: u32, says: u32) {
+    // In a forked child nothing happens: the chunk is its parent's.
+    if let Some(claim) = claim
+        && of.array.me_now() == Some(claim.me())
+    {
+        let word = &of.words.w32()[chunk as usize];
         // Release: who finds it done finds its elements.
-        claims.end(&claim, || word.store(says, Release));
+        of.array.body().claims().end(&claim, || word.store(says, Release));
     }
 }
 

@@ -28,7 +28,7 @@ mod unlocked;
 
 pub use self::{
     chunks::{Chunk, Claims, Slices},
-    guards::{ArrayGuard, FrozenArray, ReadGuard, lock_all},
+    guards::{ArrayGuard, FrozenArray, ReadGuard, lock_all, lock_all_timeout, try_lock_all},
 };
 
 use self::hold::{Body, Hold, Known, Layout};
@@ -49,8 +49,8 @@ use std::{
 
 const TRY: Option<Duration> = Some(Duration::ZERO);
 
-/// Kinds of locks that arrays come with: [`Robust`], which keeps claims on ranges, and [`Unlocked`]. Sealed. (A lock that
-/// covers all of an object, as `RawSync` does, has no form for ranges.)
+/// Kinds of locks that arrays come with: [`Robust`] (the default), whose elements are claimed, and [`Unlocked`], whose
+/// elements are atomics. Sealed. The kind is part of the type: a handle of the one does not arrive, nor open, as the other.
 #[allow(private_bounds, reason = "sealed")]
 pub trait ArrayKind: LockKind + Lies {}
 impl ArrayKind for Robust {}
@@ -187,7 +187,9 @@ impl<T: Pod> SharedArray<T> {
     /// # Errors
     /// [`LockError::Inherited`], with the guard, if elements are marked; [`LockError::Deadlock`] if this thread holds any
     /// of them already; [`LockError::Frozen`]; [`LockError::TooManyClaims`]; [`LockError::Damaged`];
-    /// [`LockError::DescriptorsLost`].
+    /// [`LockError::DescriptorsLost`]; [`LockError::ReadOnly`] if the array's manager is open for reading only. In a forked
+    /// child, which takes a place of its own when it first claims: [`LockError::TooManyProcesses`], [`LockError::Gone`] if
+    /// its parent dropped the array before, [`LockError::Os`].
     #[inline(always)]
     pub fn get_lock(&self) -> LockResult<ArrayGuard<T>> {
         self.write(None)
@@ -214,7 +216,8 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// # Errors
     /// [`LockError::Inherited`], with the guard, if elements are marked: what they hold may be half a change, and the mark
-    /// stays; [`LockError::Deadlock`] if this thread has any of them to write; else as [`get_lock`](Self::get_lock).
+    /// stays; [`LockError::Deadlock`] if this thread has any of them to write; else as [`get_lock`](Self::get_lock), but a
+    /// frozen array can be read.
     #[inline(always)]
     pub fn read(&self) -> LockResult<ReadGuard<T>> {
         self.share(None)
@@ -303,8 +306,12 @@ impl<T: Pod> SharedArray<T> {
     /// Locks, lets `f` change a copy of these elements, and writes it back: all of `f`'s changes or none, whoever dies.
     /// If `f` panics, nothing is changed. Costs two copies, of which one is shared memory until the change is made.
     ///
+    /// `f` has its elements as an argument. It can use others of the array; what claims one of these in `f` is
+    /// [`LockError::Deadlock`].
+    ///
     /// # Errors
-    /// [`ArrayError::Create`] if there is no memory for the copy; [`ArrayError::Lock`] as [`get_lock`](Self::get_lock).
+    /// [`ArrayError::Create`] if there is no memory for the copy, and then nothing is changed; [`ArrayError::Lock`] as
+    /// [`get_lock`](Self::get_lock).
     pub fn update<R>(&self, f: impl FnOnce(&mut [T]) -> R) -> Result<R, ArrayError> {
         let hold = self.work((0, self.len), Mode::Undecided)?;
         let mut copy = hold.elements().to_vec();
@@ -314,17 +321,47 @@ impl<T: Pod> SharedArray<T> {
     }
 
     /// Nobody writes to this array any more, in any process, whichever slice was given: waits for those who do. The handle
-    /// that comes back derefs to these elements.
+    /// that comes back derefs to these elements. Killed in it, the array is frozen or it is not, and nothing is marked.
     ///
     /// # Errors
     /// As [`read`](Self::read) of the whole array. With marks in it nothing is frozen: mend them first.
+    ///
+    /// ```
+    /// use allmend::{ArrayError, LockError, SharedArray};
+    ///
+    /// let table = SharedArray::from_slice(&[1.0, 4.0, 9.0])?;
+    /// let frozen = table.freeze()?;
+    /// assert_eq!(frozen.iter().sum::<f64>(), 14.0);
+    /// assert_eq!(table.set(0, 2.0), Err(ArrayError::Lock(LockError::Frozen)));
+    /// # Ok::<(), allmend::Error>(())
+    /// ```
     pub fn freeze(&self) -> Result<FrozenArray<T>, ArrayError> {
+        self.frozen(None)
+    }
+
+    /// As [`freeze`](Self::freeze), without waiting.
+    ///
+    /// # Errors
+    /// [`LockError::Timeout`] if a live process writes to the array; else as `freeze`.
+    pub fn try_freeze(&self) -> Result<FrozenArray<T>, ArrayError> {
+        self.frozen(TRY)
+    }
+
+    /// As [`freeze`](Self::freeze), waiting at most so long. Not in time, nothing is frozen.
+    ///
+    /// # Errors
+    /// [`LockError::Timeout`] if live processes write to the array all that time; else as `freeze`.
+    pub fn freeze_timeout(&self, timeout: Duration) -> Result<FrozenArray<T>, ArrayError> {
+        self.frozen(Some(timeout))
+    }
+
+    fn frozen(&self, timeout: Option<Duration>) -> Result<FrozenArray<T>, ArrayError> {
         // Open for reading only, nothing would keep the elements under the slice.
         self.object.segment().me().map_err(LockError::<()>::outside)?;
         if self.object.is_lost() {
             return Err(LockError::<()>::Gone.into());
         }
-        self.freeze_within(None)?;
+        self.freeze_within(timeout)?;
         Ok(FrozenArray::new(self.clone()))
     }
 
@@ -336,6 +373,10 @@ impl<T: Pod> SharedArray<T> {
     }
 
     /// Was [`freeze`](Self::freeze) called, by anybody?
+    ///
+    /// # Panics
+    /// If the array is gone: in a forked child, if its parent dropped it before the child first used it; in a manager that is
+    /// open for reading only, if its last holder dropped it.
     pub fn is_frozen(&self) -> bool {
         let look = || self.body().claims().table.is_frozen();
         if self.object.holder_now().is_none() {
@@ -549,8 +590,10 @@ mod tests {
         assert_eq!(travels::<_, Claims<u32>>(&claims).unwrap().count(), 2);
         assert!(travels::<_, FrozenArray<u32>>(&slice).is_err(), "not frozen");
         let other = array.slice(..).unwrap().claims(1).unwrap();
-        let (ours, theirs) = (claims.parts().0, other.parts().1);
-        assert!(travels::<_, Claims<u32>>(&(ours, Sent(theirs))).is_err(), "chunks of another slice");
+        assert!(
+            travels::<_, Claims<u32>>(&(&slice, Sent(other.words()))).is_err(),
+            "chunks of another slice"
+        );
     }
 
     #[test]

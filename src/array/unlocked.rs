@@ -88,6 +88,9 @@ impl<T: Pod> SharedArray<T, Unlocked> {
     ///
     /// # Errors
     /// [`ArrayError::Index`].
+    ///
+    /// # Panics
+    /// If the array is gone, as [`is_frozen`](SharedArray::is_frozen).
     pub fn get(&self, index: usize) -> Result<T, ArrayError> {
         self.look(|| self.load(index)).map(from_bits)
     }
@@ -96,6 +99,10 @@ impl<T: Pod> SharedArray<T, Unlocked> {
     ///
     /// # Errors
     /// [`ArrayError::Index`].
+    ///
+    /// # Panics
+    /// In a manager that is open for reading only. In a forked child that gets no place of its own, or whose parent dropped
+    /// the array before the child first used it.
     pub fn set(&self, index: usize, value: T) -> Result<(), ArrayError> {
         self.inherit();
         let bits = to_bits(value);
@@ -109,6 +116,9 @@ impl<T: Pod> SharedArray<T, Unlocked> {
     }
 
     /// Copies out, element by element: each is whole, all together are of no one moment.
+    ///
+    /// # Panics
+    /// If the array is gone, as [`is_frozen`](SharedArray::is_frozen).
     pub fn to_vec(&self) -> Vec<T> {
         self.look(|| (0..self.len()).map_while(|i| self.load(i).ok()).map(from_bits).collect())
     }
@@ -142,6 +152,9 @@ impl<T: Pod + Atomic> SharedArray<T, Unlocked> {
     ///
     /// # Errors
     /// [`ArrayError::Index`].
+    ///
+    /// # Panics
+    /// As [`set`](Self::set).
     pub fn compare_exchange(&self, index: usize, current: T, new: T) -> Result<Result<T, T>, ArrayError> {
         self.inherit();
         let done = self.exchange(index, to_bits(current), to_bits(new))?;
@@ -154,6 +167,9 @@ impl<T: Pod + Number> SharedArray<T, Unlocked> {
     ///
     /// # Errors
     /// [`ArrayError::Index`].
+    ///
+    /// # Panics
+    /// As [`set`](Self::set).
     pub fn fetch_add(&self, index: usize, n: T) -> Result<T, ArrayError> {
         self.inherit();
         let mut seen = self.load(index)?;

@@ -24,6 +24,10 @@
 //!
 //! `unsafe` is denied for the crate and allowed file by file. `tests/tidy.rs` has the list.
 //!
+//! A value is generic over each kind of lock; an array over two, [`Robust`](crate::sync::Robust) and
+//! [`Unlocked`](crate::sync::Unlocked). What an array's lock has to know is in the table of claims: which elements, who reads
+//! them and who writes, what a dead owner left. A lock word of another kind has none of it.
+//!
 //! Every file begins with its states, its invariants, its orderings, and the question "killed here?". Read that first.
 //!
 //! One protocol, three builds, all out of `atomic.rs`:

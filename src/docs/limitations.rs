@@ -50,8 +50,11 @@
 //!   [`TooManyClaims`](crate::LockError::TooManyClaims).
 //! * **Open for reading only**, an array with claims cannot be read: a claim is a write.
 //! * **A reader cannot clear a mark.** What a dead writer left is for the next writer to mend and accept.
-//! * **Robust or unlocked, no other lock.** Claims on ranges are a protocol of their own; a lock over all of an array is a
-//!   value beside it.
+//! * **Two kinds only**, [`Robust`](crate::sync::Robust) and [`Unlocked`](crate::sync::Unlocked). A lock of another kind
+//!   excludes all others from the whole array; ranges, readers and the marks of the dead need the table of claims.
+//! * **`Claims` have no name**: they travel as an argument of a task, and are no [`Object`](crate::Object).
+//!   They lead to the array, which a name of theirs would have to keep: an object that keeps another is a fact that we do not
+//!   have. Publish the array; each program makes claims of its own, of another slice.
 //!
 //! # Values
 //!
@@ -65,8 +68,8 @@
 //!   [`get_lock_timeout`](crate::SharedValue::get_lock_timeout). Readers go on.
 //! * **Not recursive.** A second lock by the same thread is [`Deadlock`](crate::LockError::Deadlock), at once. Two values
 //!   locked in two orders by two processes do wait for each other: take them in one order, or with a time-out.
-//! * **Calls without a form with a time-out**: `set` and `update` of a value, and all of an array but its guards and
-//!   `claim` (take a guard with a time-out, then work on it); [`lock_all`](crate::array::lock_all); changes of a map, which
+//! * **Calls without a form with a time-out**: `set` and `update` of a value, and all of an array but its guards, `claim` and
+//!   `freeze` (take a guard with a time-out, then work on it); changes of a map, which
 //!   wait for a shard that a living process is changing; `Pool::submit` when the queue is full, the iterator of
 //!   `Pool::map`, and the drop of the last handle of a pool, which waits for its tasks.
 //! * **The commit is silent.** If somebody overwrote the lock's bytes while we held it, the next who locks is told, not we.
