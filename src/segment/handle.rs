@@ -71,6 +71,7 @@ fn take_kept() -> Vec<Arc<Object>> {
 struct Restore(Scope);
 
 impl Drop for Restore {
+    #[inline] // into the code of users' types, as is all that is between
     fn drop(&mut self) {
         SCOPE.set(self.0);
     }
@@ -90,6 +91,7 @@ fn within<R>(scope: Scope, f: impl FnOnce() -> R) -> (R, Option<HandleError>) {
 struct Outer(Vec<Arc<Object>>);
 
 impl Drop for Outer {
+    #[inline]
     fn drop(&mut self) {
         drop(take_kept()); // what a panic left
         if !self.0.is_empty() {
