@@ -15,7 +15,9 @@
 
 mod harness;
 
-use allmend::{CreateError, HandleError, Pool, PoolError, PoolFault, SharedAtomic, SharedValue, TaskError};
+use allmend::{
+    CreateError, HandleError, Manager, Pool, PoolError, PoolFault, SharedAtomic, SharedValue, TaskError,
+};
 use harness::{
     Child, End, Random, die, exit_now, fork,
     mounts::{own_mounts, tmpfs_over},
@@ -46,6 +48,7 @@ fn main() {
         ("no_descriptors_at_the_start", no_descriptors_at_the_start),
         ("no_descriptors_for_a_replacement", no_descriptors_for_a_replacement),
         ("no_descriptors_for_the_only_worker", no_descriptors_for_the_only_worker),
+        ("no_descriptors_in_a_worker", no_descriptors_in_a_worker),
         ("no_processes", no_processes),
         ("little_address_space", little_address_space),
         ("no_proc", no_proc),
@@ -267,6 +270,30 @@ fn no_descriptors_for_the_only_worker() {
     works(&pool);
     drop(pool);
     works(&Pool::new(1).unwrap());
+    nothing_left(0);
+}
+
+/// It learns of a segment that it has not seen yet.
+fn no_descriptors_in_a_worker() {
+    thread_local! {
+        static FILES: RefCell<Vec<OwnedFd>> = const { RefCell::new(Vec::new()) };
+    }
+    let pool = Pool::new(1).unwrap();
+    let manager = Manager::new().unwrap();
+    let value = manager.value("seven", 7u64).unwrap();
+    let get = |value: SharedValue<u64>| value.get();
+    for round in 0..2 {
+        stage(&format!("none is left, {round}"));
+        assert_eq!(pool.submit(|()| FILES.set(use_up_descriptors()), ()).result(), Ok(()));
+        let e = pool.submit(get, value.clone()).result();
+        let Err(TaskError::Handle(HandleError::Create(CreateError::Os(e)))) = e else { panic!("{e:?}") };
+        assert_eq!(e.errno, Errno::MFILE.raw_os_error());
+        works(&pool);
+        assert_eq!(pool.submit(|()| drop(FILES.take()), ()).result(), Ok(()));
+    }
+    stage("some are");
+    assert_eq!(pool.submit(get, value.clone()).result(), Ok(7));
+    drop((pool, manager, value));
     nothing_left(0);
 }
 

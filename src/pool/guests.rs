@@ -13,7 +13,8 @@
 //! **Asked for, not announced.** The parent keeps each object in an argument until the task is over, and so its segment: an
 //! answer is there whenever it is needed. Nothing has to be told to workers that do not need it, to those that start
 //! later, or in an order with the tasks; and a worker that is stopped has no queue of descriptors that fills. The price
-//! is one round trip to the supervisor for each worker and segment.
+//! is one round trip to the supervisor for each worker and segment. An answer for which the worker has no descriptor left
+//! is lost, and an error of the task.
 //!
 //! **For whom.** The parent has an owner id of its own in each segment; it comes with the answer. Before a pin it is asked
 //! whether that owner lives: the parent may have let the segment go, and taken part anew (then the answer to another
@@ -29,7 +30,7 @@
 
 use super::wire::{self, Answer};
 use crate::{
-    error::HandleError,
+    error::{CreateError, HandleError, OsError},
     segment::{Segment, owner::Owner},
 };
 use rustix::fd::OwnedFd;
@@ -52,9 +53,9 @@ pub(super) struct Guests {
 #[derive(Debug, Default)]
 struct Inner {
     guests: HashMap<u128, Guest>,
-    /// What is asked for, and the answer.
+    /// What is asked for, and the answer; or that it came, and there was no descriptor for it.
     asked: Option<u128>,
-    answer: Option<Option<(OwnedFd, Owner)>>,
+    answer: Option<Result<Option<(OwnedFd, Owner)>, OsError>>,
 }
 
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl Guests {
         };
         inner.asked = None;
         drop(inner);
-        let (fd, guardian) = answer.ok_or(HandleError::UnknownSegment)?;
+        let (fd, guardian) = answer.map_err(CreateError::Os)?.ok_or(HandleError::UnknownSegment)?;
         let segment = Segment::join(fd)?;
         if segment.id() != id {
             return Err(HandleError::UnknownSegment);
@@ -128,7 +129,16 @@ impl Guests {
         let Ok(answer) = wire::decode::<Answer>(bytes) else { return };
         let mut inner = self.lock();
         if inner.asked == Some(answer.segment) {
-            inner.answer = Some(fds.pop().zip(Owner::from_bits(answer.parent)));
+            inner.answer = Some(Ok(fds.pop().zip(Owner::from_bits(answer.parent))));
+            self.answered.notify_one();
+        }
+    }
+
+    /// A message of the parent is lost: whoever asks is told, and does not ask for ever.
+    pub(super) fn lose(&self, e: OsError) {
+        let mut inner = self.lock();
+        if inner.asked.is_some() {
+            inner.answer = Some(Err(e));
             self.answered.notify_one();
         }
     }

@@ -250,7 +250,9 @@ fn watch(worker: &'static Worker) -> Result<(), OsError> {
         let mut buffer = [0; MAX_MESSAGE];
         loop {
             let heard = match worker.has_channel() {
-                true => channel::receive(worker.channel.as_fd(), &mut buffer, 1, Some(LOOK_AGAIN)).ok(),
+                true => channel::receive(worker.channel.as_fd(), &mut buffer, 1, Some(LOOK_AGAIN))
+                    .map_err(|e| worker.guests.lose(e))
+                    .ok(),
                 false => {
                     std::thread::park_timeout(LOOK_AGAIN);
                     None
