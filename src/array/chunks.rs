@@ -316,6 +316,14 @@ impl<T: Pod> Claims<T> {
 /// assert_eq!(seen, [(0, 0, 2), (1, 2, 2), (2, 4, 1)]);
 /// # Ok::<(), allmend::Error>(())
 /// ```
+///
+/// A claim is its thread's: as all guards, a chunk is not `Send`.
+///
+/// ```compile_fail,E0277
+/// let claims = allmend::SharedArray::<u8>::new(5).unwrap().claims(2).unwrap();
+/// let chunk = claims.claim().unwrap().unwrap();
+/// std::thread::spawn(move || chunk.done());
+/// ```
 #[must_use = "dropping it gives the chunk back"]
 pub struct Chunk<T: Pod> {
     piece: Piece<T>,

@@ -54,6 +54,18 @@ pub(super) fn marked<T: Pod>(parts: Parts<'_, T, false>) -> ArrayError {
 ///
 /// Drop unlocks. Dropped by a panic, or by the kill of its process, it leaves a mark: the next owner is told. In a forked
 /// child the guard of the parent does nothing, and its use is a panic.
+///
+/// A claim is its thread's, so a guard, also one to read, is not `Send`. The handle is.
+///
+/// ```compile_fail,E0277
+/// let guard = allmend::SharedArray::<u8>::new(5).unwrap().get_lock().unwrap();
+/// std::thread::spawn(move || drop(guard));
+/// ```
+///
+/// ```compile_fail,E0277
+/// let guard = allmend::SharedArray::<u8>::new(5).unwrap().read().unwrap();
+/// std::thread::spawn(move || drop(guard));
+/// ```
 #[must_use = "the lock is released when the guard drops"]
 pub struct ArrayGuard<T: Pod>(Kept<T>);
 

@@ -28,7 +28,7 @@ impl<T: Pod> SharedArray<T> {
     ///
     /// Any other element type does not compile:
     ///
-    /// ```compile_fail
+    /// ```compile_fail,E0080
     /// let wide = allmend::SharedArray::<[u8; 3]>::unlocked(4);
     /// ```
     ///
