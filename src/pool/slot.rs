@@ -309,9 +309,11 @@ impl Shape {
         shape.payloads_at = shape.entries_at + shape.entries;
         Some(shape)
     }
+    #[cfg(not(loom))]
     pub(crate) fn slots(&self) -> usize {
         self.slots
     }
+    #[cfg(not(loom))]
     pub(crate) fn workers(&self) -> usize {
         self.workers
     }
