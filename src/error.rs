@@ -417,6 +417,18 @@ pub enum Resource {
     FileSize,
 }
 
+impl CreateError {
+    /// A new object that nobody else knows could not be used.
+    pub(crate) fn of_new<G>(e: LockError<G>, what: &'static str) -> Self {
+        match e {
+            LockError::DescriptorsLost => Self::DescriptorsLost,
+            LockError::TooManyProcesses { max } => Self::TooManyProcesses { max },
+            LockError::Os(e) => Self::Os(e),
+            _ => Self::Damaged(what.into()),
+        }
+    }
+}
+
 /// A manager, or an object in it, was not created, opened, listed or removed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
@@ -845,7 +857,8 @@ pub enum TaskError {
     #[error("the result was taken already")]
     Taken,
     /// No worker could be started for it, or no memory was left for it. Each task that cannot be run says this, until the
-    /// pool has a worker again; with [`PoolFault::Damaged`] and [`PoolFault::Supervisor`] the pool is at its end.
+    /// pool has a worker again; with [`PoolFault::Damaged`], [`PoolFault::Supervisor`] and a system call that its
+    /// supervisor cannot do without, the pool is at its end.
     #[error(transparent)]
     Pool(#[from] PoolError),
 }

@@ -172,6 +172,7 @@ impl<T: Pod> Claims<T> {
     /// The chunk behind the last one, if it is to do and there is nothing to wait for and nothing to tell.
     #[inline(always)]
     fn claim_next(&self) -> Option<(u32, Loose<'_, T>)> {
+        self.object().holder_now()?; // before any look at its words: lost, they are another object's
         let next = self.next.load(Relaxed);
         let chunk = if next < self.count { next } else { 0 };
         let word = self.word(chunk);
@@ -179,8 +180,7 @@ impl<T: Pod> Claims<T> {
             return None;
         }
         let (me, claim) = hold::claim_free::<T>(self.of.array(), self.bounds(chunk))?;
-        // Both objects are of one segment: so whose name is in the claim has been told which of them are lost.
-        if word.load(Relaxed) != 0 || self.object().is_lost() {
+        if word.load(Relaxed) != 0 {
             claim.give_back(); // claimed and given back meanwhile, or done
             return None;
         }

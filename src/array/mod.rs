@@ -137,7 +137,7 @@ impl<T: Pod> SharedArray<T> {
         init: impl FnOnce(&mut [T]),
     ) -> Result<Self, CreateError> {
         let array = Self::place(segment, len)?;
-        let refused = |_| CreateError::Damaged("a new array that is claimed".into());
+        let refused = |e| CreateError::of_new(e, "a new array that is claimed");
         init(
             Hold::take(&array.object, (0, array.len), Mode::Exclusive, TRY).map_err(refused)?.elements_mut(),
         );

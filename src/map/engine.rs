@@ -127,8 +127,7 @@ impl Engine {
                 let bytes = shape.expected.saturating_mul(16);
                 Err(CreateError::Full { bytes, what: Resource::Segment })
             }
-            Err(MapError::Lock(LockError::DescriptorsLost)) => Err(CreateError::DescriptorsLost),
-            Err(MapError::Lock(LockError::Os(e))) => Err(CreateError::Os(e)),
+            Err(MapError::Lock(e)) => Err(CreateError::of_new(e, "a new map")),
             Err(_) => Err(CreateError::Damaged("a new map".into())),
         }
     }

@@ -82,7 +82,11 @@ pub(crate) fn commit(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<(), 
 ///
 /// What [`commit`] found are pages that nobody has written, and the kernel maps each of them for itself at its first touch.
 /// After this, a first look at one maps its neighbours, too.
-pub(crate) fn zero(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<(), OsError> {
+pub(crate) fn zero<'a>(
+    fd: impl Fn() -> Option<BorrowedFd<'a>>,
+    offset: u64,
+    bytes: u64,
+) -> Result<(), OsError> {
     static ZEROS: [u8; 4096] = [0; 4096];
     let (mut at, end) = (offset, offset + bytes);
     // Beyond the limit of whoever writes, which need not be that of who made the file, the kernel sends SIGXFSZ.
@@ -93,6 +97,8 @@ pub(crate) fn zero(fd: BorrowedFd<'_>, offset: u64, bytes: u64) -> Result<(), Os
         let whole = [IoSlice::new(&ZEROS); 64];
         let pages = ((end - at) / ZEROS.len() as u64).min(whole.len() as u64) as usize;
         let rest = [IoSlice::new(&ZEROS[..(end - at).min(ZEROS.len() as u64) as usize])];
+        // Asked each time: closed and opened anew by others, the number is another file's.
+        let fd = fd().ok_or_else(|| os("pwritev")(Errno::BADF))?;
         atomic::step();
         match rustix::io::pwritev(fd, if pages > 0 { &whole[..pages] } else { &rest }, at) {
             Ok(0) => return Err(os("pwritev")(Errno::IO)),

@@ -172,14 +172,14 @@ impl Pool {
 
     fn submit_code<A: Wire, R: Wire>(&self, code: Result<Code, TaskError>, argument: &A) -> TaskFuture<R> {
         // Taken while it is used: serialising an argument may run a user's code, which may submit.
-        let mut bytes = ARGUMENT.take();
+        let mut bytes = ARGUMENT.try_with(Cell::take).unwrap_or_default();
         bytes.clear();
         let job = code.and_then(|code| {
             let kept = push_argument(&mut bytes, 0, argument)?;
             self.parent().submit(code, &bytes, 1, false, kept)
         });
         if bytes.capacity() <= KEEP_BYTES {
-            ARGUMENT.set(bytes);
+            _ = ARGUMENT.try_with(|kept| kept.set(bytes)); // not in a thread that ends
         }
         TaskFuture::new(self.parent(), job.unwrap_or_else(|e| Job::failed(e, self.parent())))
     }

@@ -105,11 +105,12 @@ impl<R: Wire> TaskFuture<R> {
     /// `None`: not yet.
     fn take(&self, deadline: Option<Instant>) -> Option<Result<R, TaskError>> {
         // Taken while it is used: decoding a result may run a user's code, which may wait for another.
-        let (mut results, _) = self.parent.results(&self.job, deadline, RESULT.take())?;
+        let (mut results, _) =
+            self.parent.results(&self.job, deadline, RESULT.try_with(Cell::take).unwrap_or_default())?;
         let result = results.take(&self.job, &self.parent);
         let bytes = results.into_buffer();
         if bytes.capacity() <= KEEP_BYTES {
-            RESULT.set(bytes);
+            _ = RESULT.try_with(|kept| kept.set(bytes)); // not in a thread that ends
         }
         Some(result)
     }

@@ -198,9 +198,9 @@ impl Segment {
 
     /// Makes the words of a part 0, which is PENDING of ours, and has them mapped at a few looks.
     fn zero_part(&self, word: u64) -> Result<(), CreateError> {
-        let (part, fd) = (Part::decode(word), self.observer.checked());
-        let fd = fd.map_err(|_| CreateError::DescriptorsLost)?;
-        Ok(memory::zero(fd, part.at + self.geometry().record_bytes(), part.bytes)?)
+        let part = Part::decode(word);
+        let at = part.at + self.geometry().record_bytes();
+        Ok(memory::zero(|| self.observer.checked().ok(), at, part.bytes)?)
     }
 
     pub(super) fn part_words(&self, word: u64) -> &[Word64] {
