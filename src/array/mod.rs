@@ -393,6 +393,9 @@ impl<T: Pod> SharedArray<T> {
 
     /// Hands out chunks of `len` elements to whoever asks first: [`Claims`].
     ///
+    /// Give the handle to a task of its own for each worker, with [`submit`](crate::Pool::submit): `map` may batch several
+    /// such tasks into one worker.
+    ///
     /// # Errors
     /// [`CreateError::Invalid`] for chunks without elements, or of an empty slice; else as [`SharedArray::new`].
     pub fn claims(&self, len: usize) -> Result<Claims<T>, CreateError> {

@@ -24,6 +24,9 @@ use std::time::Duration;
 const TRIES: usize = 8;
 /// How long one waits for it.
 const PATIENCE: Duration = Duration::from_millis(5);
+/// A commit that is refused so often in a row, and each look finds the same value again: nobody was faster, but words were
+/// overwritten, and a look does not see what a writer sees.
+const REFUSALS: u32 = 1 << 10;
 
 impl<K: Key, V: Codec> SharedMap<K, V> {
     /// Reads, changes and writes as one step: `f` gets the value (`None`: no entry) and says what it shall be (`None`:
@@ -36,7 +39,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     ///
     /// # Errors
     /// As [`insert`](Self::insert), and [`MapError::Decode`] if there is a value whose bytes are none of a `V`: then `f` was
-    /// not called.
+    /// not called with it.
     ///
     /// ```
     /// let stock = allmend::SharedMap::<String, u32>::new()?;
@@ -53,6 +56,7 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
     ) -> Result<Option<V::Owned>, MapError> {
         self.with_key(key, |key| {
             let mut old = Scratch::take();
+            let (mut refused, mut refusals) = (None, 0);
             let mut attempt = || -> Result<Option<Option<V::Owned>>, MapError> {
                 let seen = self.engine.look(key, &mut old)?;
                 let new = f(seen.found().then(|| decode::<V>(&old, key)).transpose()?);
@@ -63,7 +67,13 @@ impl<K: Key, V: Codec> SharedMap<K, V> {
                         self.engine.commit_if(&seen, key, &old, Some(bytes))
                     })?,
                 };
-                Ok(done?.then_some(new))
+                if done? {
+                    return Ok(Some(new));
+                }
+                let found = seen.found().then(|| old.to_vec());
+                refusals = if refused.as_ref() == Some(&found) { refusals + 1 } else { 0 };
+                refused = Some(found);
+                if refusals < REFUSALS { Ok(None) } else { Err(MapError::Damaged) }
             };
             loop {
                 for _ in 0..TRIES {

@@ -29,7 +29,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 
 /// Rounds after which a reader believes that the words are no longer written by rules.
-const ROUNDS: u32 = 1 << 16;
+const ROUNDS: u32 = 1 << 12;
 /// Buckets of a shard with its first entry: a chunk of them.
 const FIRST_BUCKETS: u64 = 16;
 /// Buckets are split so many at a time: those that come and those that are split are neighbours, and all of them are on

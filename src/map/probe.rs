@@ -140,10 +140,13 @@ pub(super) fn first_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Option
     }
 }
 
-/// The first bucket of the key's chain; if there are no buckets yet, that one which will come first.
+/// The first bucket of the key's chain. Without buckets there is none, whatever lies there: a writer sees it so, too.
 #[inline(always)]
 fn first_bucket<M: Memory>(memory: &M, hash: u64) -> Option<Bucket<'_>> {
-    memory.bucket(address(hash, memory.state().load(Acquire)))
+    match memory.state().load(Acquire) {
+        0 => None,
+        n => memory.bucket(address(hash, n)),
+    }
 }
 
 /// The value of `key`, if it is in this bucket.

@@ -112,7 +112,8 @@ pub(crate) fn thread_id() -> u64 {
     }
 }
 
-const LOST: &str = "the object was dropped by the process that forked this one";
+const LOST: &str =
+    "the object was dropped by the process that forked this one, or what keeps it was overwritten";
 
 /// Words for objects that have none.
 static NOWHERE: (Word32, Word64) = (Word32::new(0), Word64::new(0));

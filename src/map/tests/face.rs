@@ -1,7 +1,8 @@
 //! The typed face where the front door does not lead: maps in other segments, and handles of other types.
 
 use crate::{
-    HandleError, Plain, Serde, SharedValue,
+    HandleError, MapError, Plain, Serde, SharedValue,
+    atomic::{Relaxed, Word64},
     codec::{Codec, Key},
     map::SharedMap,
     segment::{Place, Segment},
@@ -56,4 +57,39 @@ fn small_types_lie_in_the_table() {
     assert_eq!(SharedMap::<char, Plain<[u8; 5]>>::INLINE, Some((4, 5)));
     assert_eq!(SharedMap::<u64, [u8; 9]>::INLINE, None);
     assert_eq!(SharedMap::<String, u64>::INLINE, None);
+}
+
+/// One word after the other is 0, or has a bit turned over, and goes back: an update of each key ends, and is told of what
+/// a look and a writer do not see alike.
+fn updates_end<K: Key, V: Codec<Owned: Clone>>(keys: &[K::Owned], value: &V::Owned) {
+    let segment = Segment::private().unwrap();
+    let map = SharedMap::<K, V>::place_in(&segment).unwrap();
+    for key in keys {
+        map.insert(K::borrow(key), V::borrow(value)).unwrap();
+    }
+    let object = map.object();
+    let parts = (0..object.parts()).filter_map(|part| object.part(part));
+    let words: Vec<&Word64> = object.w64().iter().chain(parts.flatten()).collect();
+    let mut refused = 0;
+    for (i, word) in words.into_iter().filter(|word| word.load(Relaxed) != 0).enumerate() {
+        let old = word.load(Relaxed);
+        for new in [0, old ^ 1 << (i % 64)] {
+            word.store(new, Relaxed);
+            for key in keys {
+                let done = map.update(K::borrow(key), |seen| seen.or_else(|| Some(value.clone())));
+                refused += u32::from(matches!(done, Err(MapError::Damaged)));
+            }
+            word.store(old, Relaxed);
+        }
+    }
+    assert!(refused > 0, "no word of the map matters");
+}
+
+#[test]
+fn an_update_ends_whatever_was_overwritten() {
+    updates_end::<u64, u64>(&(0..40).collect::<Vec<_>>(), &3);
+    updates_end::<String, String>(
+        &(0..20).map(|key| key.to_string()).collect::<Vec<_>>(),
+        &"three".to_owned(),
+    );
 }
