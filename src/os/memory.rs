@@ -279,3 +279,37 @@ impl Drop for Anchor {
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.bytes) };
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// The descriptor is asked for before each write: once it is another file's, nothing more is written.
+    #[test]
+    fn zeros_stop_when_the_descriptor_is_lost() {
+        let bytes = 1 << 20;
+        let file = std::fs::File::from(create_sealed(bytes).unwrap());
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; bytes as usize], 0).unwrap();
+        let ones = || {
+            let mut all = vec![0; bytes as usize];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut all, 0).unwrap();
+            all.iter().filter(|&&byte| byte == 1).count() as u64
+        };
+        let left = Cell::new(0);
+        let fd = || {
+            left.set(left.get() - 1);
+            (left.get() >= 0).then(|| file.as_fd())
+        };
+        assert!(zero(fd, 0, bytes).is_err());
+        assert_eq!(ones(), bytes);
+        left.set(1);
+        assert!(zero(fd, 0, bytes).is_err());
+        assert!(ones() > 0 && ones() < bytes, "one write, and no more");
+        left.set(i32::MAX);
+        zero(fd, 4096, bytes - 2 * 4096).unwrap();
+        assert_eq!(ones(), 4096, "the end, and nothing before the beginning");
+        zero(fd, 0, bytes).unwrap();
+        assert_eq!(ones(), 0);
+    }
+}

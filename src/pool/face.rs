@@ -41,8 +41,8 @@ thread_local! {
     /// The bytes of an argument on their way into a slot.
     static ARGUMENT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
-/// A buffer that is larger is not kept.
-const KEEP_BYTES: usize = 1 << 16;
+/// A buffer of an argument or a result that is larger is not kept.
+pub(super) const KEEP_BYTES: usize = 1 << 16;
 
 /// Processes that run tasks. A handle: clones share the workers.
 ///

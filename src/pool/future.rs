@@ -6,6 +6,7 @@
 use super::{
     Pool, Wire,
     desk::{Job, Parent, Results},
+    face::KEEP_BYTES,
     trampoline::Code,
     wire::{self, Tag},
     worker::codec,
@@ -28,8 +29,6 @@ thread_local! {
     /// The bytes of a result on their way out of a slot.
     static RESULT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
-/// A buffer that is larger is not kept.
-const KEEP_BYTES: usize = 1 << 16;
 
 /// The result of a task, some day.
 ///

@@ -490,6 +490,30 @@ fn no_worker_outlives_its_parent() {
     });
 }
 
+/// What a thread keeps for its tasks may be gone before what the user keeps there.
+#[test]
+fn a_thread_may_use_a_pool_while_it_ends() {
+    struct AtTheEnd(std::cell::RefCell<Option<(Pool, std::sync::mpsc::Sender<u64>)>>);
+    impl Drop for AtTheEnd {
+        fn drop(&mut self) {
+            let (pool, done) = self.0.take().unwrap();
+            done.send(pool.submit(double, 2).result().unwrap()).unwrap();
+        }
+    }
+    std::thread_local!(static LAST: AtTheEnd = const { AtTheEnd(std::cell::RefCell::new(None)) });
+    within_a_minute(|| {
+        let pool = Pool::new(1).unwrap();
+        let (done, results) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                LAST.with(|last| last.0.replace(Some((pool.clone(), done)))); // first, so it ends last
+                assert_eq!(pool.submit(double, 1).result(), Ok(2));
+            });
+        });
+        assert_eq!(results.recv(), Ok(4));
+    });
+}
+
 #[test]
 fn a_stopped_worker_is_waited_for() {
     within_a_minute(|| {

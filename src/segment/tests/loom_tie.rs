@@ -99,6 +99,14 @@ impl World {
         }
     }
 
+    /// Takes the block back if it is a part of an object that is gone.
+    fn reclaim(&self) {
+        let me = owner(SWEEPER);
+        if reclaim(self, self.part(), me) {
+            self.free(&self.block.state, State::Pending(me));
+        }
+    }
+
     /// Under the object's lock.
     fn detach(&self) {
         let me = owner(USER);
@@ -161,17 +169,22 @@ fn must_fail(mutation: Mutation, says: &'static str, model: fn()) {
 
 /// `user` works with the object while the block is swept; says whether the block is named in the end.
 fn beside_a_sweep(name: &str, user: fn(&World) -> bool) {
+    beside(name, World::new, World::sweep, user);
+}
+
+/// `user` and `other` work in one world at the same time.
+fn beside(name: &str, begin: fn() -> World, other: fn(&World), user: fn(&World) -> bool) {
     mutation::explore(name, None, move || {
-        let world = Rc::new(World::new());
-        let sweeper = thread::spawn({
+        let world = Rc::new(begin());
+        let other = thread::spawn({
             let world = Rc::clone(&world);
-            move || world.sweep()
+            move || other(&world)
         });
         let user = thread::spawn({
             let world = Rc::clone(&world);
             move || user(&world)
         });
-        sweeper.join().unwrap();
+        other.join().unwrap();
         let named = user.join().unwrap();
         world.check(named);
     });
@@ -275,26 +288,12 @@ fn who_settles_died() {
 
 /// Who clears the dead looks at a part that is sound, beside what its object's user does.
 fn beside_a_reclaim(name: &str, user: fn(&World) -> bool) {
-    mutation::explore(name, None, move || {
-        let world = Rc::new(World::new());
+    let swept = || {
+        let world = World::new();
         world.sweep(); // of the dead: it is a PART
-        let sweeper = thread::spawn({
-            let world = Rc::clone(&world);
-            move || {
-                let me = owner(SWEEPER);
-                if reclaim(&*world, world.part(), me) {
-                    world.free(&world.block.state, State::Pending(me));
-                }
-            }
-        });
-        let user = thread::spawn({
-            let world = Rc::clone(&world);
-            move || user(&world)
-        });
-        sweeper.join().unwrap();
-        let named = user.join().unwrap();
-        world.check(named);
-    });
+        world
+    };
+    beside(name, swept, World::reclaim, user);
 }
 
 #[test]
