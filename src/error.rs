@@ -417,6 +417,7 @@ pub enum Resource {
     FileSize,
 }
 
+#[cfg(not(loom))]
 impl CreateError {
     /// A new object that nobody else knows could not be used.
     pub(crate) fn of_new<G>(e: LockError<G>, what: &'static str) -> Self {

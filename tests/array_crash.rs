@@ -659,24 +659,29 @@ mod others {
     fn dropped_before_the_childs_first_use() {
         let mut a = Some(SharedArray::from_slice(&[1u64; 16]).unwrap());
         let mut frozen = Some(SharedArray::from_slice(&[1u64; 16]).unwrap().freeze().unwrap());
+        // Its array stays: so the claim of a chunk would be had.
+        let kept = SharedArray::from_slice(&[1u64; 16]).unwrap();
+        let mut claims = Some(kept.claims(4).unwrap());
         let go = Line::new();
         let child = fork(|| {
-            let (a, frozen) = (a.take().unwrap(), frozen.take().unwrap());
+            let (a, frozen, claims) = (a.take().unwrap(), frozen.take().unwrap(), claims.take().unwrap());
             go.receive();
+            assert_eq!(kept.get(0), Ok(1));
+            assert!(matches!(claims.claim(), Err(LockError::Gone)));
             assert!(matches!(a.get_lock(), Err(LockError::Gone)));
             assert!(matches!(a.read(), Err(LockError::Gone)));
             assert!(a.get(0).is_err() && a.set(0, 9).is_err() && a.update(|x| x.fill(9)).is_err());
             assert!(a.freeze().is_err() && a.claims(4).unwrap().claim().is_err());
             assert!(panics(|| frozen[0]));
-            drop((a, frozen));
+            drop((a, frozen, claims));
         });
-        drop((a.take(), frozen.take()));
+        drop((a.take(), frozen.take(), claims.take()));
         let next = SharedArray::from_slice(&[5u64; 16]).unwrap();
         go.send(0);
         child.succeeds("the child");
         assert_eq!(whole(&next.to_vec().unwrap()), Some(5));
         let report = allmend::verify().unwrap();
-        assert_eq!((report.objects, report.busy), (1, 0), "{report:?}");
+        assert_eq!((report.objects, report.busy), (2, 0), "{report:?}");
     }
 
     /// More of them than a process has entries.
