@@ -64,6 +64,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("src/os/shm.rs", "a number that the kernel gave, a descriptor that may be closed"),
     ("src/pool/trampoline.rs", "code from an offset"),
     ("src/segment/bytes.rs", "from an offset to a word"),
+    ("src/segment/lanes.rs", "a function for which the compiler is told what the processor has"),
     ("src/segment/object.rs", "words of the mapping, kept as pointers"),
     ("src/value.rs", "where a guard's copy lies"),
 ];

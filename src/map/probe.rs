@@ -35,7 +35,7 @@ use super::{
     mutation::{Mutation, broken},
     shape::{
         BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, MOST_PLACE, NEXT, PAIRS, SLOTS, THERE, THERE_BITS,
-        address, hash_of_tag, slot_tag, slot_word,
+        address, hash_of_tag, slot_tag, slot_word, tag,
     },
 };
 use crate::{
@@ -220,11 +220,13 @@ fn place_if(word: u64, hash: u64) -> Option<u64> {
 /// Which slots of the bucket have the hash's tag, as bits.
 #[inline(always)]
 pub(super) fn slots_of(bucket: Bucket<'_>, hash: u64) -> u64 {
-    let mut hits = 0;
-    for word in bucket[..SLOTS].iter().rev() {
-        hits = hits << 1 | u64::from(place_if(word.load(Relaxed), hash).is_some());
+    let words: [u64; SLOTS] = std::array::from_fn(|i| bucket[i].load(Relaxed));
+    #[cfg(not(loom))]
+    if tag(hash) != 0 {
+        return crate::segment::lanes::tagged(words, tag(hash) as u32);
     }
-    hits
+    // An empty slot has tag 0, and one in 2^26 that are not.
+    words.iter().rev().fold(0, |hits, &word| hits << 1 | u64::from(place_if(word, hash).is_some()))
 }
 
 /// Does the block say that it is of this key? Its words may change meanwhile.
@@ -369,7 +371,7 @@ pub(super) fn first_block<'a, M: Memory>(
     if hits == 0 {
         return None;
     }
-    let Try::Sure(seen) = Seen::at(memory, &first[hits.trailing_zeros() as usize % SLOTS], hash) else {
+    let Try::Sure(seen) = Seen::at(memory, &first[hits.trailing_zeros() as usize % BUCKET], hash) else {
         return None;
     };
     // The whole key is compared, so its hash says nothing more.
@@ -394,7 +396,7 @@ fn try_block<M: Memory>(
     for _ in 0..HOPS {
         let mut hits = slots_of(bucket, hash);
         while hits != 0 {
-            let slot = &bucket[hits.trailing_zeros() as usize % SLOTS];
+            let slot = &bucket[hits.trailing_zeros() as usize % BUCKET];
             match look(memory, slot, hash, |block| is_of(block, hash, key), take) {
                 Try::Sure(true) if is_of_chain(bucket, first, first_next) => return Try::Sure(true),
                 Try::Sure(true) => return Try::Again,

@@ -18,8 +18,8 @@ use super::{
     recovery::Marks,
     shape::{
         CHUNKS, CLASS_BITS, CLASSES, FREE_BIT, LARGEST_REGION, LINK_BITS, Layout, MOST_BUCKETS, NEXT,
-        OVERFLOW_CHUNKS, REGION_HEADER, REGIONS, chunk, class_for, class_words, overflow_chunk, place,
-        place_parts, row,
+        OVERFLOW_CHUNKS, REGION_HEADER, REGIONS, chunk, chunk_of, class_for, class_words, overflow_chunk,
+        place, place_parts, row,
     },
 };
 use crate::{
@@ -101,10 +101,7 @@ impl Memory for Shard<'_> {
 
     #[inline(always)]
     fn bucket(&self, b: u64) -> Option<Bucket<'_>> {
-        if b >= MOST_BUCKETS {
-            return None;
-        }
-        let (index, _, line) = chunk(b);
+        let (index, line) = chunk_of(b)?;
         self.object.lasting_line(self.chunks() + index, line)
     }
 

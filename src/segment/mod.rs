@@ -11,9 +11,11 @@
 //! keep           how long an object lives            census   a list of named segments, and a sweep
 //! named          segments with a name in /dev/shm    names    names as words: the protocol
 //! directory      names of objects in a segment           state    what a block's state word says
-//! tie            an object and its part: the protocol
+//! tie            an object and its part: the protocol    lanes    several words compared at once
 //! ```
 
+#[cfg(not(loom))]
+pub(crate) mod lanes;
 mod names;
 pub(crate) mod owner;
 mod state;

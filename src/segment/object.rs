@@ -199,6 +199,17 @@ impl Object {
         }
     }
 
+    /// The table's word for a part, and what is [known](Self::known) of it. `None` if the table has no such part.
+    #[inline(always)]
+    pub(super) fn table_word(&self, index: usize) -> Option<(u64, Option<Known<'_>>)> {
+        let known = self.known.get(index)?.load(Relaxed); // as above
+        // SAFETY: the table has as many words as `known`: see `new`.
+        let word = unsafe { self.table().get_unchecked(index) };
+        // Acquire: the part is whole.
+        let word = word.load(Acquire);
+        Some((word, (known != 0).then_some(Known { object: self, word: known })))
+    }
+
     /// From now on, `word` (not 0) is [`Self::known`].
     ///
     /// # Panics

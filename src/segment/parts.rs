@@ -279,9 +279,8 @@ impl Object {
     /// The words of a part; `None` if there is none, or if the table's word is nothing that we wrote.
     #[inline(always)]
     pub(crate) fn part(&self, index: usize) -> Option<&[Word64]> {
-        // Acquire: the part is whole.
-        let word = self.table().get(index)?.load(Acquire);
-        match self.known(index) {
+        let (word, known) = self.table_word(index)?;
+        match known {
             Some(known) if known.word() == word => Some(known.words()),
             _ => self.part_slow(index, word).map(Known::words),
         }

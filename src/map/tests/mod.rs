@@ -5,9 +5,14 @@ mod face;
 mod refused;
 mod stalled;
 
-use super::{Cursor, engine::Engine, shape::Shape};
+use super::{
+    Cursor,
+    engine::Engine,
+    probe,
+    shape::{BUCKET, MOST_PLACE, SLOTS, Shape, hash_of_tag, slot_word},
+};
 use crate::{
-    atomic::Relaxed,
+    atomic::{Relaxed, Word64},
     error::{CreateError, MapError},
     segment::{Segment, Stamp, named::NamedOptions},
 };
@@ -177,6 +182,20 @@ proptest! {
     #[test]
     fn out_of_line_is_a_hash_map(steps in steps(600)) {
         run(false, steps);
+    }
+
+    /// Also the tag that empty slots have.
+    #[test]
+    fn the_slots_of_a_tag_are_those_that_have_it(
+        slots in prop::collection::vec(prop::option::of((0u64..4, 1u64..=MOST_PLACE)), SLOTS),
+        tag in 0u64..4,
+    ) {
+        let hash = hash_of_tag;
+        let word = |slot: Option<(u64, u64)>| slot.map_or(0, |(tag, place)| slot_word(hash(tag), place));
+        let bucket: [Word64; BUCKET] =
+            std::array::from_fn(|i| Word64::new(slots.get(i).map_or(u64::MAX, |&slot| word(slot))));
+        let expected = (0..SLOTS).filter(|&i| slots[i].is_some_and(|slot| slot.0 == tag));
+        prop_assert_eq!(probe::slots_of(&bucket, hash(tag)), expected.map(|i| 1 << i).sum::<u64>());
     }
 }
 
