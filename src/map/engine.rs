@@ -252,9 +252,9 @@ impl Engine {
         debug_assert!(self.layout.inline.is_some());
         let hash = hash_word(self.seeds, key);
         if self.object.holder_now().is_some()
-            && let Some(value) = first_inline(&self.shard_of(hash).inline(), hash, key)
+            && let Some(found) = first_inline(&self.shard_of(hash).inline(), hash, key)
         {
-            return Ok(Some(value));
+            return Ok(found);
         }
         self.get8_whole(key)
     }
@@ -297,7 +297,6 @@ impl Engine {
         }
     }
 
-    /// `None` also if there is none: only a whole look is sure of that.
     #[inline(always)]
     fn read_at_once(&self, key: &[u8], take: &mut impl Take) -> Option<bool> {
         if self.layout.inline.is_some() || self.object.holder_now().is_none() {
@@ -305,9 +304,13 @@ impl Engine {
         }
         let hash = hash_bytes(self.seeds, key);
         let shard = self.shard_of(hash).out_of_line();
-        let (seen, (len, words)) = first_block(&shard, hash, key)?;
-        take.take(Value::Words(words, len))?;
-        seen.holds().then_some(true)
+        match first_block(&shard, hash, key)? {
+            None => Some(false),
+            Some((seen, (len, words))) => {
+                take.take(Value::Words(words, len))?;
+                seen.holds().then_some(true)
+            }
+        }
     }
 
     #[cold]

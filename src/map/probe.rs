@@ -35,7 +35,7 @@ use super::{
     mutation::{Mutation, broken},
     shape::{
         BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, MOST_PLACE, NEXT, PAIRS, SLOTS, THERE, THERE_BITS,
-        address, hash_of_tag, slot_tag, slot_word, tag,
+        address, hash_of_tag, slot_tag, slot_word,
     },
 };
 use crate::{
@@ -125,27 +125,47 @@ fn is_of_chain(bucket: Bucket<'_>, first: Bucket<'_>, next: u64) -> bool {
 /// The value of `key`.
 pub(super) fn get_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Result<Option<u64>, Fault> {
     match first_inline(memory, hash, key) {
-        Some(value) => Ok(Some(value)),
+        Some(found) => Ok(found),
         None => until_sure(|| try_inline(memory, hash, key)),
     }
 }
 
-/// The value of `key`, if the first bucket of its chain has it: what most looks that find something come to. The rest is
-/// said by a whole look, which keeps this one short.
+/// The value of `key`, if the first bucket of its chain is enough to tell it, or that there is none: what most looks come to.
+/// The rest is said by a whole look, which keeps this one short.
 #[inline(always)]
-pub(super) fn first_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Option<u64> {
-    match in_bucket(first_bucket(memory, hash)?, key) {
-        Try::Sure(found) => found,
+pub(super) fn first_inline<M: Memory>(memory: &M, hash: u64, key: u64) -> Option<Option<u64>> {
+    let first = First::of(memory, hash)?;
+    match in_bucket(first.bucket, key) {
+        Try::Sure(Some(value)) => Some(Some(value)),
+        Try::Sure(None) if first.is_all(memory, hash) => Some(None),
         _ => None,
     }
 }
 
-/// The first bucket of the key's chain. Without buckets there is none, whatever lies there: a writer sees it so, too.
-#[inline(always)]
-fn first_bucket<M: Memory>(memory: &M, hash: u64) -> Option<Bucket<'_>> {
-    match memory.state().load(Acquire) {
-        0 => None,
-        n => memory.bucket(address(hash, n)),
+/// The first bucket of a key's chain, and what led to it.
+struct First<'a> {
+    bucket: Bucket<'a>,
+    /// The number of buckets, the bucket's own, its NEXT.
+    seen: (u64, u64, u64),
+}
+
+impl<'a> First<'a> {
+    /// Without buckets there is none, whatever lies there: a writer sees it so, too.
+    #[inline(always)]
+    fn of<M: Memory>(memory: &'a M, hash: u64) -> Option<Self> {
+        let n = memory.state().load(Acquire);
+        if n == 0 {
+            return None;
+        }
+        let b = address(hash, n);
+        let bucket = memory.bucket(b)?;
+        Some(Self { bucket, seen: (n, b, bucket[NEXT].load(Acquire)) })
+    }
+
+    /// After a look at it without the key: is it the whole chain, and the right one?
+    #[inline(always)]
+    fn is_all<M: Memory>(&self, memory: &M, hash: u64) -> bool {
+        self.seen.2 & LINK_BITS == 0 && is_miss(memory, hash, self.seen, self.bucket)
     }
 }
 
@@ -222,8 +242,8 @@ fn place_if(word: u64, hash: u64) -> Option<u64> {
 pub(super) fn slots_of(bucket: Bucket<'_>, hash: u64) -> u64 {
     let words: [u64; SLOTS] = std::array::from_fn(|i| bucket[i].load(Relaxed));
     #[cfg(not(loom))]
-    if tag(hash) != 0 {
-        return crate::segment::lanes::tagged(words, tag(hash) as u32);
+    if super::shape::tag(hash) != 0 {
+        return crate::segment::lanes::tagged(words, super::shape::tag(hash) as u32);
     }
     // An empty slot has tag 0, and one in 2^26 that are not.
     words.iter().rev().fold(0, |hits, &word| hits << 1 | u64::from(place_if(word, hash).is_some()))
@@ -348,35 +368,34 @@ pub(super) fn get_block<M: Memory>(
     key: &[u8],
     mut take: impl FnMut(&[Word64]) -> Option<()>,
 ) -> Result<bool, Fault> {
-    if let Some((seen, _)) = first_block(memory, hash, key)
-        && take(seen.block()).is_some()
-        && seen.holds()
-    {
-        return Ok(true);
+    match first_block(memory, hash, key) {
+        Some(None) => return Ok(false),
+        Some(Some((seen, _))) if take(seen.block()).is_some() && seen.holds() => return Ok(true),
+        _ => {}
     }
     until_sure(|| try_block(memory, hash, key, &mut take))
 }
 
-/// The block of `key`, if the first slot with its tag in the first bucket of its chain has it: what most looks that find
-/// something come to. It counts if what is copied of it [holds](Seen::holds). Its value has so many bytes, which are in
-/// these words if there are as many.
+/// A block that says that it is of the key; how many bytes its value has, and the words from there on.
+pub(super) type Hit<'a> = (Seen<'a>, (usize, &'a [Word64]));
+
+/// The block of `key`, if the first slot with its tag in the first bucket of its chain has it; or that there is none, if no
+/// slot there has its tag and that is the whole chain. That is what most looks come to. It counts if what is copied of it
+/// [holds](Seen::holds). Its value has so many bytes, which are in these words if there are as many.
 #[inline(always)]
-pub(super) fn first_block<'a, M: Memory>(
-    memory: &'a M,
-    hash: u64,
-    key: &[u8],
-) -> Option<(Seen<'a>, (usize, &'a [Word64]))> {
-    let first = first_bucket(memory, hash)?;
-    let hits = slots_of(first, hash);
+pub(super) fn first_block<'a, M: Memory>(memory: &'a M, hash: u64, key: &[u8]) -> Option<Option<Hit<'a>>> {
+    let first = First::of(memory, hash)?;
+    let hits = slots_of(first.bucket, hash);
     if hits == 0 {
-        return None;
+        return first.is_all(memory, hash).then_some(None);
     }
-    let Try::Sure(seen) = Seen::at(memory, &first[hits.trailing_zeros() as usize % BUCKET], hash) else {
+    let slot = &first.bucket[hits.trailing_zeros() as usize % BUCKET];
+    let Try::Sure(seen) = Seen::at(memory, slot, hash) else {
         return None;
     };
     // The whole key is compared, so its hash says nothing more.
     let value = value_of(seen.block(), key)?;
-    Some((seen, value))
+    Some(Some((seen, value)))
 }
 
 fn try_block<M: Memory>(
