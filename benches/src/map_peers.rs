@@ -12,12 +12,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-type Hasher = hashbrown::DefaultHashBuilder;
+pub type Hasher = hashbrown::DefaultHashBuilder;
 
 /// Reads so many before the measured phases where pages must be mapped first.
 pub const WARM: usize = 100_000;
 
 // ---- in one process
+
+/// The three that live in a process, empty.
+pub mod in_process {
+    use super::Hasher;
+    use std::hash::Hash;
+
+    /// hashbrown.
+    pub fn hashbrown<K: Hash + Eq, V>() -> hashbrown::HashMap<K, V> {
+        hashbrown::HashMap::new()
+    }
+    /// dashmap.
+    pub fn dashmap<K: Hash + Eq, V>() -> dashmap::DashMap<K, V, Hasher> {
+        dashmap::DashMap::with_hasher(Hasher::default())
+    }
+    /// papaya.
+    pub fn papaya<K: Hash + Eq, V>() -> papaya::HashMap<K, V, Hasher> {
+        papaya::HashMap::with_hasher(Hasher::default())
+    }
+}
 
 struct Hashbrown<K, V>(hashbrown::HashMap<K, V>);
 
@@ -39,7 +58,7 @@ pub fn hashbrown<K: Data + Hash + Eq, V: Data + PartialEq>(
 ) -> Result<Vec<f64>, String> {
     let parties = plan.parties;
     peers::in_phases(parties, parties, plan.limits, |i, phases| {
-        seat::<K, V, _>(phases, keys, i, (0, 1), Hashbrown(hashbrown::HashMap::new()), |map| map, 0);
+        seat::<K, V, _>(phases, keys, i, (0, 1), Hashbrown(in_process::hashbrown()), |map| map, 0);
     })
 }
 
@@ -61,7 +80,7 @@ pub fn dashmap<K: Data + Hash + Eq, V: Data + PartialEq>(
 ) -> Result<Vec<f64>, String> {
     let parties = plan.parties;
     peers::in_phases(1, parties, plan.limits, |_, phases| {
-        let map = dashmap::DashMap::with_hasher(Hasher::default());
+        let map = in_process::dashmap();
         std::thread::scope(|scope| {
             for i in 0..parties {
                 let map = &map;
@@ -89,7 +108,7 @@ pub fn papaya<K: Data + Hash + Eq, V: Data + PartialEq>(
 ) -> Result<Vec<f64>, String> {
     let parties = plan.parties;
     peers::in_phases(1, parties, plan.limits, |_, phases| {
-        let map = papaya::HashMap::with_hasher(Hasher::default());
+        let map = in_process::papaya();
         std::thread::scope(|scope| {
             for i in 0..parties {
                 let map = &map;

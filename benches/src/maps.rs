@@ -14,7 +14,7 @@
 //! The sequence of keys is made beforehand and read in order, so neither dice nor hashing of the dice is measured. Keys
 //! are scattered by splitmix64; each `get` looks at what it got, and a wrong value or a miss ends the run.
 
-use crate::harness::{Goals, Samples, Settings, Table, digits};
+use crate::harness::{Goals, Samples, Settings, Table, digits, nanos};
 use crate::{map_ours, map_outside, map_peers, peers};
 use std::hash::Hash;
 use std::hint::black_box;
@@ -315,10 +315,60 @@ pub fn table(settings: &Settings, goals: &mut Goals) {
         &texts,
         &few,
     ));
+    absent(settings, n as u64); // last: memory that a map had stays with the segment
     state_goals(&all, goals);
     if n >= 1_000_000 {
         goals.at_most("map: bytes per entry of u64 -> u64", 50.0, bytes);
     }
+}
+
+/// A look for keys that are not there, in one process and one thread: u64 -> u64, and strings of 16 bytes -> 100 bytes.
+fn absent(settings: &Settings, n: u64) {
+    let (mut table, mut columns) = (Table::new(&["ns", "u64 -> u64", "string -> 100 bytes"]), Vec::new());
+    columns.push(absent_of::<u64, u64>(settings, n));
+    columns.push(absent_of::<[u8; 16], [u8; 100]>(settings, n));
+    println!("### get of a key that is not there, one process\n");
+    for (i, name) in [OURS, HASHBROWN, DASHMAP, PAPAYA].into_iter().enumerate() {
+        let cell = |column: &Vec<Samples>| digits(column[i].median());
+        table.row(&[name.to_owned(), cell(&columns[0]), cell(&columns[1])]);
+    }
+    table.print();
+}
+
+fn absent_of<K: Data + Hash + Eq + map_ours::AsKey, V: Data + PartialEq + map_ours::AsValue>(
+    settings: &Settings,
+    n: u64,
+) -> Vec<Samples> {
+    let ours = allmend::SharedMap::<K::Key, V::Value>::new().expect("a map");
+    let mut hashbrown = map_peers::in_process::hashbrown::<K, V>();
+    let dashmap = map_peers::in_process::dashmap::<K, V>();
+    let papaya = map_peers::in_process::papaya::<K, V>();
+    for i in 0..n {
+        let (key, value) = (K::of(i), V::of(i));
+        ours.set(key.key(), value.value()).expect("a write");
+        hashbrown.insert(key, value);
+        dashmap.insert(key, value);
+        papaya.pin().insert(key, value);
+    }
+    let keys: Vec<K> = (n..2 * n).map(K::of).collect();
+    let mut samples = vec![Samples::default(); 4];
+    settings.interleave(4, |i| {
+        samples[i].push(match i {
+            0 => missed(&keys, |key| ours.get(key.key()).expect("a read").is_some()),
+            1 => missed(&keys, |key| hashbrown.get(key).is_some()),
+            2 => missed(&keys, |key| dashmap.get(key).is_some()),
+            _ => missed(&keys, |key| papaya.pin().get(key).is_some()),
+        });
+    });
+    samples
+}
+
+/// Nanoseconds of a look that finds nothing.
+fn missed<K>(keys: &[K], mut is_there: impl FnMut(&K) -> bool) -> f64 {
+    let mut there = 0;
+    let took = nanos(|| there = black_box(keys).iter().filter(|key| is_there(key)).count());
+    assert_eq!(there, 0, "a key that was never inserted");
+    took / keys.len() as f64
 }
 
 /// What one contestant needed: name, samples.

@@ -299,7 +299,11 @@ pub(super) struct Hold<'a, T: Pod, const OWNED: bool = false> {
 struct Marks(Vec<Left>);
 
 /// A hold on its way through a call that is not inlined, for which it has no address to give.
-pub(super) struct Parts<'a, T, const OWNED: bool>(Loose<'a, T>, bool, Option<Box<Marks>>);
+pub(super) struct Parts<'a, T, const OWNED: bool> {
+    held: Loose<'a, T>,
+    was_panicking: bool,
+    left: Option<Box<Marks>>,
+}
 
 const OF_ANOTHER: &str = "a guard that was inherited by a fork: the elements are its parent's";
 
@@ -459,10 +463,11 @@ impl<'a, T: Pod, const OWNED: bool> Hold<'a, T, OWNED> {
         // SAFETY: `hold` is not used after this, nor dropped.
         let left = unsafe { ManuallyDrop::take(&mut hold.left) };
         let Loose { object, body, claim, of } = hold.held;
-        Parts(Loose { object, body, claim, of }, hold.was_panicking, left)
+        Parts { held: Loose { object, body, claim, of }, was_panicking: hold.was_panicking, left }
     }
 
-    pub(super) fn from_parts(Parts(held, was_panicking, left): Parts<'a, T, OWNED>) -> Self {
+    pub(super) fn from_parts(parts: Parts<'a, T, OWNED>) -> Self {
+        let Parts { held, was_panicking, left } = parts;
         Self { held, was_panicking, left: ManuallyDrop::new(left) }
     }
 
