@@ -11,6 +11,7 @@
 //! | no slot is free | overflow bucket filled with it | NEXT of the last bucket | |
 //! | split | moving entries copied into bucket n, which nobody looks at | number of buckets n -> n + 1 | cleared in their old bucket, all of a bucket's pairs by one THERE |
 //! | move to the front of a chain | copied | version in the first bucket's NEXT | cleared in the old place |
+//! | empty overflow bucket at the end of a chain | | NEXT of the one before it: link and version | version in the first bucket's NEXT; then it is free |
 //!
 //! # Killed here?
 //!
@@ -574,7 +575,11 @@ fn compact_chain<S: Space>(space: &S, b: u64, first: Bucket<'_>, inline: bool) -
             bump(first);
             clear_spot(from, inline);
         }
-        before[NEXT].store(before[NEXT].load(Relaxed) & !LINK_BITS, Release);
+        // Of the first bucket, its version changes by the same store: killed behind it, nobody else would change it, and who
+        // stands in the bucket that went would not see that it was filled again.
+        let more = if broken(Mutation::UnlinkWithoutVersion) { 0 } else { LINK_VERSION };
+        let next = before[NEXT].load(Relaxed);
+        before[NEXT].store((next & !LINK_BITS).wrapping_add(more), Release);
         bump(first);
         space.give_overflow(last_link);
     }

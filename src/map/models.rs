@@ -8,6 +8,7 @@
 //! | `a_split_beside_a_reader` | a key that is there throughout is found |
 //! | `a_move_beside_a_reader` | the same while its chain is made shorter |
 //! | `a_hit_in_a_bucket_that_was_taken_away` | what a dead writer put into a free overflow bucket is never read |
+//! | `a_hit_in_a_bucket_that_went_with_its_taker` | the same, where who took it away died, too |
 //! | `a_reader_that_stood_still` | a key that is there is found, though a mover died before it told its chain, and the heir goes on |
 //! | `recovery_of_a_split` | killed before each write of a split, recovered, and changed: what is found is what is there |
 //!
@@ -198,6 +199,7 @@ fn killed(n: usize, body: impl FnOnce()) -> bool {
 const A: u64 = 2;
 const B: u64 = 4;
 const C: u64 = 6;
+const D: u64 = 8;
 /// Of a pair that needs a new overflow bucket, the last being the one that counts.
 const WRITES_TO_AN_OVERFLOW: usize = 6;
 
@@ -407,6 +409,41 @@ fn a_hit_in_a_bucket_that_was_taken_away() {
     });
 }
 
+/// The same where the one who takes it away is killed, and its heir in the fill; then it is filled for good, with another key.
+fn a_hit_in_a_bucket_that_went_with_its_taker() {
+    // Before write 1 of the taker it still has its place.
+    for (n, m) in (2..4).flat_map(|n| (4..8).map(move |m| (n, m))) {
+        check_within(&format!("killed before write {n} of the taker, {m} of the filler"), 3, move || {
+            let shard = Rc::new(Shard::new(1, 0, 1, 0));
+            shard.set_pair(A, 1);
+            shard.set_pair(B, 2);
+            let writer = thread::spawn({
+                let shard = shard.clone();
+                move || {
+                    shard.remove_pair(B);
+                    if killed(n, || compact(&*shard, 0, true).unwrap()) {
+                        shard.recover(true);
+                    }
+                    if killed(m, || shard.set_pair(C, 99)) {
+                        shard.recover(true);
+                    } else {
+                        shard.remove_pair(C);
+                    }
+                    shard.set_pair(D, 3);
+                }
+            });
+            let was_whole = m > WRITES_TO_AN_OVERFLOW;
+            let reader = thread::spawn(move || {
+                if let Ok(found) = shard.get_pair(C) {
+                    assert!(found.is_none() || was_whole && found == Some(99), "uncommitted: {found:?}");
+                }
+            });
+            writer.join().unwrap();
+            reader.join().unwrap();
+        });
+    }
+}
+
 /// A move is killed before each of its writes, under a reader; then the heir recovers, and uses again what became free.
 fn a_reader_that_stood_still() {
     (1..8).for_each(|n| {
@@ -483,6 +520,7 @@ fn what_is_there_is_found() {
 #[test]
 fn what_was_never_linked_is_not_found() {
     a_hit_in_a_bucket_that_was_taken_away();
+    a_hit_in_a_bucket_that_went_with_its_taker();
 }
 
 #[test]
@@ -534,6 +572,15 @@ mod mutations {
             Mutation::OverflowHitWithoutVersion,
             &["uncommitted"],
             a_hit_in_a_bucket_that_was_taken_away,
+        );
+    }
+
+    #[test]
+    fn an_unlink_without_a_version() {
+        must_fail(
+            Mutation::UnlinkWithoutVersion,
+            &["uncommitted"],
+            a_hit_in_a_bucket_that_went_with_its_taker,
         );
     }
 

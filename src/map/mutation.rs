@@ -24,6 +24,8 @@ pub(super) enum Mutation {
     RelaxedCommit,
     /// Entries move within a chain, and its version stays.
     MoveWithoutVersion,
+    /// The last bucket of a chain goes, and the version of the one before it stays.
+    UnlinkWithoutVersion,
     /// Recovery leaves what a split had moved in both buckets.
     RecoverWithoutClearing,
     /// Recovery changes no chain's version.

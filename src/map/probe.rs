@@ -24,7 +24,7 @@
 //! | access | order | pairs with |
 //! |---|---|---|
 //! | number of buckets, NEXT, THERE, slot, generation: first look | Acquire | the Release of who committed |
-//! | all else | Relaxed | ordered by those, and by the fence |
+//! | all else, slots that do not match too | Relaxed | ordered by those, and by the fence |
 //! | fence after the copy, before second looks | Acquire | the writer's fence Release between what it changed first and what it writes over |
 //! | second looks | Relaxed | ordered by the fence |
 //!
@@ -35,7 +35,7 @@ use super::{
     mutation::{Mutation, broken},
     shape::{
         BLOCK_HEADER, BUCKET, FREE_BIT, LINK_BITS, MOST_PLACE, NEXT, PAIRS, SLOTS, THERE, THERE_BITS,
-        address, hash_of_tag, slot_tag, slot_word,
+        address, hash_of_tag, slot_tag, slot_word, tag,
     },
 };
 use crate::{
@@ -242,8 +242,8 @@ fn place_if(word: u64, hash: u64) -> Option<u64> {
 pub(super) fn slots_of(bucket: Bucket<'_>, hash: u64) -> u64 {
     let words: [u64; SLOTS] = std::array::from_fn(|i| bucket[i].load(Relaxed));
     #[cfg(not(loom))]
-    if super::shape::tag(hash) != 0 {
-        return crate::segment::lanes::tagged(words, super::shape::tag(hash) as u32);
+    if tag(hash) != 0 {
+        return crate::segment::lanes::tagged(words, tag(hash) as u32);
     }
     // An empty slot has tag 0, and one in 2^26 that are not.
     words.iter().rev().fold(0, |hits, &word| hits << 1 | u64::from(place_if(word, hash).is_some()))
@@ -304,8 +304,12 @@ impl<'a> Seen<'a> {
     #[inline(always)]
     fn at<M: Memory>(memory: &'a M, slot: &'a Word64, hash: u64) -> Try<Self> {
         let word = slot.load(Acquire);
-        let Some(place) = place_if(word, hash) else { return Try::Again };
-        if let Some(block) = memory.block(place)
+        let place = place_if(word, hash);
+        if place.is_none() && (word == 0 || slot_tag(word) != tag(hash)) {
+            return Try::Again;
+        }
+        // With the tag and no place it is nothing that we write.
+        if let Some(block) = place.and_then(|place| memory.block(place))
             && let Some(generation) = block.first()
         {
             let life = generation.load(Acquire);

@@ -47,6 +47,8 @@ pub(super) const LINK_VERSION: u64 = 1 << 32;
 
 /// Bits of a place.
 const PLACE_BITS: u32 = 38;
+#[cfg(not(loom))]
+const _: () = assert!(PLACE_BITS == crate::segment::lanes::BELOW);
 pub(super) const MOST_PLACE: u64 = (1 << PLACE_BITS) - 1;
 const REGION_SHIFT: u32 = 30;
 /// The most bytes of a region: what a place can name.
@@ -381,7 +383,7 @@ mod sizes {
         proptest! {
             #[test]
             fn chunks_by_the_short_way_are_the_same(b in 0..MOST_BUCKETS, bits in 0u32..26) {
-                for b in [b, b >> bits, EVEN.start - 1, EVEN.start, EVEN.end - 1, EVEN.end] {
+                for b in [b, b >> bits, EVEN.start - 1, EVEN.start, EVEN.end - 1, EVEN.end, EVEN.end + 1024] {
                     let (index, _, at) = chunk(b);
                     prop_assert_eq!(chunk_of(b), Some((index, at)));
                 }

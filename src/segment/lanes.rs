@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "a function for which the compiler is told what the processor has")]
 
 /// How many low bits of a word are not looked at by [`tagged`].
-const BELOW: u32 = 38;
+pub(crate) const BELOW: u32 = 38;
 
 /// Which of the words have `tag` in their upper 26 bits, as bits.
 #[inline(always)]
@@ -45,7 +45,7 @@ fn sse2(words: [u64; 7], tag: u32) -> u64 {
     u64::from(_mm_movemask_epi8(bytes).cast_unsigned()) & 0x7f
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     atomic::Word64,
-    map::shape::{CHUNKS, LOCK_STRIDE, OVERFLOW_CHUNKS, row},
+    map::{
+        probe::Memory,
+        shape::{CHUNKS, LOCK_STRIDE, OVERFLOW_CHUNKS, row},
+    },
     segment::owner::OWNER_BITS,
 };
 use std::{
@@ -137,6 +140,31 @@ fn an_overwritten_count_of_bytes_takes_no_memory() {
     is_sound(&engine, 2_000);
     let (bytes, usual) = (engine.stats().unwrap().bytes, same.stats().unwrap().bytes);
     assert!(bytes < usual * 2, "{bytes} instead of {usual}");
+}
+
+#[test]
+fn slots_that_name_no_place_are_damaged_at_once() {
+    let segment = private();
+    let engine = filled(&segment, false);
+    let mut keys = Vec::new();
+    let (mut batch, mut cursor) = (VecDeque::new(), Some(Cursor::default()));
+    while let Some(from) = cursor {
+        cursor = engine.scan(from, &mut batch).unwrap();
+        keys.extend(batch.drain(..).map(|(key, _)| key));
+    }
+    assert!(!keys.is_empty());
+    for index in 0..engine.layout().shards() {
+        let shard = engine.scanned(index);
+        for bucket in (0..shard.state().load(Relaxed)).filter_map(|b| shard.bucket(b)) {
+            bucket[..SLOTS].iter().for_each(|slot| slot.store(slot.load(Relaxed) & !MOST_PLACE, Relaxed));
+        }
+    }
+    for key in keys {
+        let mut out = Vec::new();
+        assert_eq!(engine.get(&key, &mut out), Err(MapError::Damaged));
+        assert_eq!(engine.insert(&key, &key, None), Err(MapError::Damaged));
+    }
+    all_locks_are_free(&engine);
 }
 
 #[test]
