@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub type Hasher = hashbrown::DefaultHashBuilder;
+type Hasher = hashbrown::DefaultHashBuilder;
 
 /// Reads so many before the measured phases where pages must be mapped first.
 pub const WARM: usize = 100_000;

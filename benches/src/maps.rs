@@ -9,6 +9,8 @@
 //! | uniform | | | |
 //! | zipf 0.99 | | | |
 //!
+//! Behind them, for those that live in a process: looks for keys that are not there.
+//!
 //! What is printed is nanoseconds per operation as each process sees it: with two, the throughput is twice that.
 //!
 //! The sequence of keys is made beforehand and read in order, so neither dice nor hashing of the dice is measured. Keys
@@ -324,9 +326,8 @@ pub fn table(settings: &Settings, goals: &mut Goals) {
 
 /// A look for keys that are not there, in one process and one thread: u64 -> u64, and strings of 16 bytes -> 100 bytes.
 fn absent(settings: &Settings, n: u64) {
-    let (mut table, mut columns) = (Table::new(&["ns", "u64 -> u64", "string -> 100 bytes"]), Vec::new());
-    columns.push(absent_of::<u64, u64>(settings, n));
-    columns.push(absent_of::<[u8; 16], [u8; 100]>(settings, n));
+    let columns = [absent_of::<u64, u64>(settings, n), absent_of::<[u8; 16], [u8; 100]>(settings, n)];
+    let mut table = Table::new(&["ns", "u64 -> u64", "string -> 100 bytes"]);
     println!("### get of a key that is not there, one process\n");
     for (i, name) in [OURS, HASHBROWN, DASHMAP, PAPAYA].into_iter().enumerate() {
         let cell = |column: &Vec<Samples>| digits(column[i].median());

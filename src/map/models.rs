@@ -188,13 +188,16 @@ fn must_fail(mutation: Mutation, says: &'static [&'static str], model: fn()) {
 fn killed(n: usize, body: impl FnOnce()) -> bool {
     kill_after(n);
     let end = catch_unwind(AssertUnwindSafe(body));
-    kill_after(usize::MAX);
+    kill_after(NEVER);
     match end {
         Ok(()) => false,
         Err(end) if end.is::<Killed>() => true,
         Err(end) => resume_unwind(end),
     }
 }
+
+/// Before no write.
+const NEVER: usize = usize::MAX;
 
 const A: u64 = 2;
 const B: u64 = 4;
@@ -380,68 +383,48 @@ fn a_move_beside_a_reader() {
 
 /// The overflow bucket in which a reader stands goes, and is filled for a change that never counts.
 fn a_hit_in_a_bucket_that_was_taken_away() {
-    (1..8).for_each(|n| {
-        check_within(&format!("an overflow bucket again, killed before write {n}"), 2, move || {
-            let shard = Rc::new(Shard::new(1, 0, 1, 0));
-            shard.set_pair(A, 1);
-            shard.set_pair(B, 2);
-            let writer = thread::spawn({
-                let shard = shard.clone();
-                move || {
-                    shard.remove_pair(B);
-                    compact(&*shard, 0, true).unwrap();
-                    if killed(n, || shard.set_pair(C, 99)) {
-                        shard.recover(true);
-                    } else {
-                        shard.remove_pair(C);
-                    }
-                }
-            });
-            let was_whole = n > WRITES_TO_AN_OVERFLOW;
-            let reader = thread::spawn(move || {
-                if let Ok(found) = shard.get_pair(C) {
-                    assert!(found.is_none() || was_whole && found == Some(99), "uncommitted: {found:?}");
-                }
-            });
-            writer.join().unwrap();
-            reader.join().unwrap();
-        });
-    });
+    (1..8).for_each(|filler| an_overflow_bucket_again(2, NEVER, filler));
 }
 
 /// The same where the one who takes it away is killed, and its heir in the fill; then it is filled for good, with another key.
 fn a_hit_in_a_bucket_that_went_with_its_taker() {
     // Before write 1 of the taker it still has its place.
-    for (n, m) in (2..4).flat_map(|n| (4..8).map(move |m| (n, m))) {
-        check_within(&format!("killed before write {n} of the taker, {m} of the filler"), 3, move || {
-            let shard = Rc::new(Shard::new(1, 0, 1, 0));
-            shard.set_pair(A, 1);
-            shard.set_pair(B, 2);
-            let writer = thread::spawn({
-                let shard = shard.clone();
-                move || {
-                    shard.remove_pair(B);
-                    if killed(n, || compact(&*shard, 0, true).unwrap()) {
-                        shard.recover(true);
-                    }
-                    if killed(m, || shard.set_pair(C, 99)) {
-                        shard.recover(true);
-                    } else {
-                        shard.remove_pair(C);
-                    }
+    (2..4).for_each(|taker| (4..8).for_each(|filler| an_overflow_bucket_again(3, taker, filler)));
+}
+
+fn an_overflow_bucket_again(preemptions: usize, taker: usize, filler: usize) {
+    let name =
+        format!("an overflow bucket again, killed before write {taker} of the taker, {filler} of the filler");
+    check_within(&name, preemptions, move || {
+        let shard = Rc::new(Shard::new(1, 0, 1, 0));
+        shard.set_pair(A, 1);
+        shard.set_pair(B, 2);
+        let writer = thread::spawn({
+            let shard = shard.clone();
+            move || {
+                shard.remove_pair(B);
+                if killed(taker, || compact(&*shard, 0, true).unwrap()) {
+                    shard.recover(true);
+                }
+                if killed(filler, || shard.set_pair(C, 99)) {
+                    shard.recover(true);
+                } else {
+                    shard.remove_pair(C);
+                }
+                if taker != NEVER {
                     shard.set_pair(D, 3);
                 }
-            });
-            let was_whole = m > WRITES_TO_AN_OVERFLOW;
-            let reader = thread::spawn(move || {
-                if let Ok(found) = shard.get_pair(C) {
-                    assert!(found.is_none() || was_whole && found == Some(99), "uncommitted: {found:?}");
-                }
-            });
-            writer.join().unwrap();
-            reader.join().unwrap();
+            }
         });
-    }
+        let was_whole = filler > WRITES_TO_AN_OVERFLOW;
+        let reader = thread::spawn(move || {
+            if let Ok(found) = shard.get_pair(C) {
+                assert!(found.is_none() || was_whole && found == Some(99), "uncommitted: {found:?}");
+            }
+        });
+        writer.join().unwrap();
+        reader.join().unwrap();
+    });
 }
 
 /// A move is killed before each of its writes, under a reader; then the heir recovers, and uses again what became free.
