@@ -159,7 +159,7 @@ fn find_behind<'a, M: Memory>(
 
 /// Which places of a bucket have an entry, as bits.
 #[inline(always)]
-fn used_in(bucket: Bucket<'_>, inline: bool) -> u64 {
+pub(super) fn used_in(bucket: Bucket<'_>, inline: bool) -> u64 {
     if inline {
         return bucket[THERE].load(Relaxed) & THERE_BITS;
     }

@@ -13,7 +13,7 @@
 //! another region: generations start at random, so that a reader which was in the old one does not meet its number again.
 
 use super::{
-    commit::{Refusal, Space},
+    commit::{Refusal, Space, buckets, used_in},
     probe::{Bucket, Memory},
     recovery::Marks,
     shape::{
@@ -465,9 +465,15 @@ impl<'a> Shard<'a> {
     pub(super) fn audit(&self) -> Result<Audit, Refusal> {
         let inline = self.layout.inline.is_some();
         let mut marked = Marked::default();
+        let mut places = 0; // before what does not belong there is cleared
+        for b in 0..self.state().load(Relaxed) {
+            for bucket in buckets(self, b) {
+                places += u64::from(used_in(bucket?, inline).count_ones());
+            }
+        }
         let entries = super::recovery::settle(self, inline, &mut marked)?;
         let mut audit = Audit { entries, ..Audit::default() };
-        audit.sound = self.row(row::LEN).load(Relaxed) == entries;
+        audit.sound = self.row(row::LEN).load(Relaxed) == entries && places == entries;
         let mut link = self.row(row::FREE_OVERFLOW).load(Relaxed);
         while link != 0 && marked.overflow(link) {
             link = self.overflow(link).ok_or(Refusal::Damaged)?[NEXT].load(Relaxed) & LINK_BITS;
